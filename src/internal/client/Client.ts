@@ -1,0 +1,143 @@
+/**
+ * Makes the port `Etcd` out of single attempts: retries, ambiguity, grants that are sent again, resumed watches, the namespace.
+ */
+import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type * as Schedule from "effect/Schedule"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import type { Etcd, KeyRange, Lease, Operation, TxnRequest, WatchItem } from "../../Etcd.ts"
+import { Closed, EtcdError } from "../../EtcdError.ts"
+import type { Transport } from "../Transport.ts"
+import { withNamespace } from "./namespace.ts"
+import { isReadOnly, isUnanswered, retryIdempotent, retryWrite } from "./retry.ts"
+import { watchFrom, watchNow } from "./watch.ts"
+
+export interface ClientSettings {
+  readonly retry: Schedule.Schedule<unknown>
+  readonly timeout: Duration.Duration
+  /** Put before every key; `""`: nothing. */
+  readonly namespace: string
+}
+
+export const makeEtcd = Effect.fnUntraced(function*(
+  inner: Transport,
+  settings: ClientSettings
+): Effect.fn.Return<Etcd["Service"], never, Scope.Scope> {
+  const closed = yield* Deferred.make<never, EtcdError>()
+  yield* Effect.addFinalizer(() =>
+    Deferred.fail(closed, new EtcdError({ operation: "close", reason: new Closed({}) }))
+  )
+  const untilClosed = Deferred.await(closed)
+
+  const transport = withNamespace(guard(inner, closed), settings.namespace)
+  const idempotent = retryIdempotent(settings.retry)
+  const write = retryWrite(settings.retry)
+
+  const leaseGrant = Effect.fnUntraced(function*(ttl: Duration.Duration) {
+    let id = randomLeaseId()
+    // An earlier attempt with this id may have been applied.
+    let unanswered = false
+    const attempt: Effect.Effect<Lease, EtcdError> = Effect.gen(function*() {
+      const sent = yield* Clock.monotonicTimeNanos
+      const answer = yield* Effect.tapError(transport.leaseGrant(id, ttl), (error) =>
+        Effect.sync(() => {
+          unanswered ||= isUnanswered(error)
+        }))
+      if (!answer.exists) return lease(id, answer.ttl, sent)
+      if (unanswered) {
+        // Ours, but of which age? A beat starts its time anew. When it has expired by now, nothing is lost.
+        const beat = yield* Clock.monotonicTimeNanos
+        const kept = yield* transport.leaseKeepAlive(id).pipe(
+          Effect.catchReason("EtcdError", "LeaseNotFound", () => Effect.undefined)
+        )
+        if (kept !== undefined) return lease(id, kept, beat)
+      }
+      id = randomLeaseId()
+      unanswered = false
+      return yield* attempt
+    })
+    // With the same id the grant cannot happen twice, and a lease that nobody hears of expires: so a lost answer is no ambiguity.
+    return yield* Effect.retry(attempt, {
+      schedule: settings.retry,
+      while: (error) => error.reason._tag === "Unavailable" || error.reason._tag === "Timeout"
+    })
+  })
+
+  return {
+    range: (request) => transport.range(request).pipe(idempotent, named("range", rangeKey(request))),
+    txn: (request) =>
+      transport.txn(request).pipe(isReadOnly(request) ? idempotent : write, named("txn", txnKey(request))),
+    leaseGrant: (ttl) => leaseGrant(ttl).pipe(named("leaseGrant")),
+    leaseKeepAlive: (id) => transport.leaseKeepAlive(id).pipe(idempotent, named("leaseKeepAlive")),
+    leaseRevoke: (id) => transport.leaseRevoke(id).pipe(idempotent, named("leaseRevoke")),
+    leaseTimeToLive: (id) => transport.leaseTimeToLive(id).pipe(idempotent, named("leaseTimeToLive")),
+    watch: (request) => {
+      const items = request.startRevision === undefined
+        ? watchNow(transport, request)
+        : watchFrom(transport, request, request.startRevision)
+      // An idle watch, or one between two connections, notices the end as well.
+      return Stream.transformPull(items, (pull) => Effect.succeed(Effect.raceFirst(pull, untilClosed))).pipe(
+        Stream.mapError((error) => rename(error, "watch", rangeKey(request)))
+      )
+    },
+    settings: { retry: settings.retry, timeout: settings.timeout }
+  }
+})
+
+/** Nothing is started after the end, whatever the transport would do. What is in flight then, the transport ends. */
+const guard = (transport: Transport, closed: Deferred.Deferred<never, EtcdError>): Transport => {
+  const open = <A extends ReadonlyArray<unknown>, B>(call: (...args: A) => Effect.Effect<B, EtcdError>) => (...args: A) =>
+    Effect.suspend(() => Deferred.isDoneUnsafe(closed) ? Deferred.await(closed) : call(...args))
+  return {
+    range: open(transport.range),
+    txn: open(transport.txn),
+    leaseGrant: open(transport.leaseGrant),
+    leaseKeepAlive: open(transport.leaseKeepAlive),
+    leaseRevoke: open(transport.leaseRevoke),
+    leaseTimeToLive: open(transport.leaseTimeToLive),
+    watch: (request): Stream.Stream<WatchItem, EtcdError> =>
+      Stream.suspend(() =>
+        Deferred.isDoneUnsafe(closed) ? Stream.fromEffectDrain(Deferred.await(closed)) : transport.watch(request)
+      )
+  }
+}
+
+/**
+ * Positive and 63 bits wide; `0` would ask the server to choose. Not from Effect's `Random`: a seed that two processes
+ * share would make them share leases.
+ */
+const randomLeaseId = (): bigint => {
+  const [bits = 0n] = crypto.getRandomValues(new BigUint64Array(1))
+  return BigInt.asUintN(63, bits) || 1n
+}
+
+const lease = (id: bigint, ttl: Duration.Duration, sent: bigint): Lease => ({
+  id,
+  ttl,
+  deadline: sent + Duration.toNanosUnsafe(ttl)
+})
+
+/** The caller's words: its operation, and its key without the namespace. */
+const named = (operation: string, key?: string) => <A, R>(effect: Effect.Effect<A, EtcdError, R>) =>
+  Effect.mapError(effect, (error) => rename(error, operation, key))
+
+const rename = (error: EtcdError, operation: string, key: string | undefined): EtcdError =>
+  new EtcdError({ operation, ...(key === undefined ? {} : { key }), reason: error.reason })
+
+const rangeKey = (range: KeyRange): string => "key" in range ? range.key : "prefix" in range ? range.prefix : range.from
+
+const txnKey = (request: TxnRequest): string | undefined => {
+  const [compare] = request.compare ?? []
+  if (compare !== undefined) return rangeKey(compare)
+  for (const operation of [...(request.success ?? []), ...(request.failure ?? [])]) {
+    const key = operationKey(operation)
+    if (key !== undefined) return key
+  }
+  return undefined
+}
+
+const operationKey = (operation: Operation): string | undefined =>
+  operation._tag === "Put" ? operation.key : operation._tag === "Txn" ? txnKey(operation) : rangeKey(operation)
