@@ -43,11 +43,9 @@ const maxTtlSeconds = 9_000_000_000
 
 /** A time to live in whole seconds, rounded up. */
 export const validateTtl = (
-  input: Duration.Input | undefined,
-  fallback: Duration.Duration,
+  input: Duration.Input,
   option = "ttl"
 ): Effect.Effect<Duration.Duration, InvalidOption> => {
-  if (input === undefined) return Effect.succeed(fallback)
   const duration = Option.getOrUndefined(Duration.fromInput(input))
   if (duration === undefined) return Effect.fail(new InvalidOption({ option, rule: "is not a duration" }))
   const millis = Duration.toMillis(duration)

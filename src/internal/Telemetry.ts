@@ -1,0 +1,59 @@
+/**
+ * Metrics of the services. Names and attributes are part of the public behaviour: dashboards rely on them.
+ */
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Metric from "effect/Metric"
+import * as Predicate from "effect/Predicate"
+
+const duration = Metric.timer("coord_operation_duration", {
+  description: "Operations by name and outcome: \"ok\", \"interrupted\", \"defect\" or the tag of the error"
+})
+const sessionsLost = Metric.counter("coord_sessions_lost", { description: "Leases lost, by reason", incremental: true })
+const watchReopens = Metric.counter("coord_watch_reopens", {
+  description: "Watches opened again after a cut",
+  incremental: true
+})
+const recoveries = Metric.gauge("coord_registrations_recovering", {
+  description: "Registrations of this process that are not in etcd at the moment"
+})
+const lockHold = Metric.timer("coord_lock_hold_duration", { description: "From acquisition to release or loss" })
+
+const outcome = (exit: Exit.Exit<unknown, unknown>): string => {
+  if (Exit.isSuccess(exit)) return "ok"
+  const reason = exit.cause.reasons.find(Cause.isFailReason)
+  if (reason !== undefined) return Predicate.hasProperty(reason.error, "_tag") ? String(reason.error._tag) : "error"
+  return Cause.hasInterruptsOnly(exit.cause) ? "interrupted" : "defect"
+}
+
+// One metric object for each pair, made once: the names are few and an operation is hot.
+const timers = new Map<string, typeof duration>()
+
+const timerOf = (operation: string, result: string): typeof duration => {
+  const name = `${operation} ${result}`
+  let timer = timers.get(name)
+  if (timer === undefined) {
+    timer = Metric.withAttributes(duration, { operation, outcome: result })
+    timers.set(name, timer)
+  }
+  return timer
+}
+
+/** Counts and times an operation under its name. */
+export const measured = (operation: string) => <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.flatMap(Clock.monotonicTimeNanos, (start) =>
+    Effect.onExit(effect, (exit) =>
+      Effect.flatMap(Clock.monotonicTimeNanos, (end) =>
+        Metric.update(timerOf(operation, outcome(exit)), Duration.nanos(end - start)))))
+
+export const sessionLost = (why: string): Effect.Effect<void> =>
+  Metric.update(Metric.withAttributes(sessionsLost, { why }), 1)
+
+export const watchReopened: Effect.Effect<void> = Metric.update(watchReopens, 1)
+
+export const registrationsRecovering = (change: 1 | -1): Effect.Effect<void> => Metric.modify(recoveries, change)
+
+export const lockHeld = (held: Duration.Duration): Effect.Effect<void> => Metric.update(lockHold, held)
