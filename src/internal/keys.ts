@@ -33,8 +33,8 @@ export const prefixEnd = (prefix: Uint8Array): Uint8Array => {
 const noEnd = Uint8Array.of(0)
 
 /**
- * A range as etcd's `key` and `range_end` (empty: one key). An empty start is the least possible key; a range that ends before it starts
- * stays empty, where etcd would read an empty end as "one key" and a zero byte as "no end".
+ * A range as etcd's `key` and `range_end` (empty: one key). An empty start is the least possible key. A range that ends before it
+ * starts ends at its start: etcd reads an empty end as "one key", a zero byte as "no end", and the rest in more than one way.
  */
 export const encodeRange = (range: KeyRange): { readonly key: Uint8Array; readonly rangeEnd: Uint8Array } => {
   if ("key" in range) return { key: encodeKey(range.key), rangeEnd: new Uint8Array(0) }
@@ -44,7 +44,7 @@ export const encodeRange = (range: KeyRange): { readonly key: Uint8Array; readon
   }
   const key = range.from === "" ? noEnd : encodeKey(range.from)
   const to = encodeKey(range.to)
-  return { key, rangeEnd: to.length === 0 || (to.length === 1 && to[0] === 0) ? key : to }
+  return { key, rangeEnd: compareBytes(key, to) < 0 ? to : key }
 }
 
 /** Orders keys as etcd does: by their bytes. The order of JavaScript's strings differs above U+D7FF. */
