@@ -60,6 +60,8 @@ export interface Slot {
 
 export interface LeaseSession {
   readonly leaseId: bigint
+  /** For what has to go on when its caller stops waiting; closes with the session. */
+  readonly scope: Scope.Scope
   readonly ttlUnsafe: () => Duration.Duration
   readonly remainingUnsafe: () => Duration.Duration
   readonly lossUnsafe: () => SessionLost | undefined
@@ -246,7 +248,7 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
   const open = (key: string, onGone: () => void): Slot => {
     const signal = Deferred.makeUnsafe<SlotLoss>()
     let slotLoss: SlotLoss | undefined
-    let released: Fiber.Fiber<void, EtcdError> | undefined
+    let released: { readonly fiber: Fiber.Fiber<void, EtcdError>; readonly patience: bigint } | undefined
     const leave = () => {
       if (slots.get(key) === entry) {
         slots.delete(key)
@@ -268,7 +270,11 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     )
     // In the session's scope: it goes on when its caller stops waiting.
     const removal = Effect.suspend(() =>
-      released !== undefined ? Effect.succeed(released) : Effect.map(Effect.forkIn(remove, scope), (fiber) => released = fiber)
+      released !== undefined ? Effect.succeed(released) : Effect.map(Effect.forkIn(remove, scope), (fiber) =>
+        released = {
+          fiber,
+          patience: clock.monotonicTimeNanosUnsafe() + durationNanos(etcd.settings.timeout)
+        })
     ).pipe(Effect.uninterruptible)
     const slot: Slot = {
       key,
@@ -287,11 +293,12 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
       },
       release: Effect.suspend(() => {
         if (released === undefined && (currentLoss() !== undefined || slots.get(key) !== entry)) return Effect.void
-        return removal.pipe(
-          Effect.flatMap(Fiber.join),
-          Effect.timeoutOrElse({
-            duration: etcd.settings.timeout,
-            orElse: () =>
+        // The bound counts from the first call: who releases twice does not wait twice.
+        return Effect.flatMap(removal, ({ fiber, patience }) =>
+          Effect.raceFirst(
+            Fiber.join(fiber),
+            Effect.andThen(
+              sleepUntil(clock, patience),
               Effect.fail(
                 new EtcdError({
                   operation: "release",
@@ -299,8 +306,8 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
                   reason: new Ambiguous({ detail: "no answer in time; the session goes on trying until its lease ends" })
                 })
               )
-          })
-        )
+            )
+          ))
       })
     }
     const entry = { slot, createRevision: undefined as bigint | undefined }
@@ -312,6 +319,7 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
 
   const session: LeaseSession = {
     leaseId: lease.id,
+    scope,
     ttlUnsafe: () => ttl,
     remainingUnsafe: () => {
       const left = deadline - clock.monotonicTimeNanosUnsafe()

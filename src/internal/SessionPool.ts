@@ -9,6 +9,7 @@ import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as RcMap from "effect/RcMap"
 import * as Scope from "effect/Scope"
@@ -25,6 +26,7 @@ interface Lane {
   /** Reserved before the session is there, freed when the key is known to be gone. */
   readonly names: Set<string>
   session: LeaseSession | undefined
+  users: number
   retired: boolean
 }
 
@@ -43,9 +45,12 @@ export interface SessionPool {
 export const makeSessionPool = Effect.fnUntraced(function*(
   etcd: Etcd["Service"]
 ): Effect.fn.Return<SessionPool, never, Scope.Scope> {
+  /** Lanes that take new keys, by TTL in seconds. */
   const lanes = new Map<number, Array<Lane>>()
   const byId = new Map<number, Lane>()
+  const closing = new Set<Fiber.Fiber<void>>()
   let nextId = 0
+  yield* Effect.addFinalizer(() => Effect.suspend(() => Fiber.awaitAll(closing)))
 
   const sessions = yield* RcMap.make({
     lookup: (id: number) =>
@@ -64,7 +69,6 @@ export const makeSessionPool = Effect.fnUntraced(function*(
   const retire = (lane: Lane): void => {
     if (lane.retired) return
     lane.retired = true
-    byId.delete(lane.id)
     const seconds = Duration.toSeconds(lane.ttl)
     const rest = (lanes.get(seconds) ?? []).filter((other) => other !== lane)
     if (rest.length === 0) lanes.delete(seconds)
@@ -80,14 +84,30 @@ export const makeSessionPool = Effect.fnUntraced(function*(
   const reserve = (request: SlotRequest): Lane => {
     const seconds = Duration.toSeconds(request.ttl)
     const found = (lanes.get(seconds) ?? []).filter(isUsable).find((lane) => !lane.names.has(request.name))
-    const lane = found ?? { id: nextId++, ttl: request.ttl, names: new Set(), session: undefined, retired: false }
+    const lane = found ?? { id: nextId++, ttl: request.ttl, names: new Set(), session: undefined, users: 0, retired: false }
     if (found === undefined) {
       byId.set(lane.id, lane)
       lanes.set(seconds, [...(lanes.get(seconds) ?? []), lane])
     }
     lane.names.add(request.name)
+    lane.users++
     return lane
   }
+
+  // A lane that nobody may use again closes with its last user, who does not wait for the revoke; the pool does.
+  const leave = (lane: Lane) =>
+    Effect.suspend(() => {
+      lane.users--
+      isUsable(lane)
+      if (!lane.retired || lane.users > 0) return Effect.void
+      byId.delete(lane.id)
+      return Effect.forkDetach(RcMap.invalidate(sessions, lane.id)).pipe(
+        Effect.map((fiber) => {
+          closing.add(fiber)
+          fiber.addObserver(() => closing.delete(fiber))
+        })
+      )
+    })
 
   const slot: SessionPool["slot"] = (request) =>
     Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore): Effect.fn.Return<Slot, EtcdError, Scope.Scope> {
@@ -101,11 +121,8 @@ export const makeSessionPool = Effect.fnUntraced(function*(
           lane.names.delete(request.name)
         }
         const laneScope = yield* Scope.fork(scope)
-        // Runs after the reference is dropped: a lane that nobody may use again closes with its last user.
-        yield* Scope.addFinalizer(
-          laneScope,
-          Effect.suspend(() => isUsable(lane) || !lane.retired ? Effect.void : RcMap.invalidate(sessions, lane.id))
-        )
+        // Runs after the reference is dropped.
+        yield* Scope.addFinalizer(laneScope, leave(lane))
         const got = yield* restore(RcMap.get(sessions, lane.id)).pipe(Scope.provide(laneScope), Effect.exit)
         if (Exit.isSuccess(got) && got.value.lossUnsafe() === undefined) {
           const opened = got.value.open(request.key(got.value.leaseId), free)

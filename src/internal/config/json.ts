@@ -3,7 +3,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
-import { formatPath } from "./codecIssue.ts"
+import { formatPath } from "./issue.ts"
 
 // "JSON.parse source text access" and `JSON.rawJSON` are in Node since 21; TypeScript does not know them yet.
 type Reviver = (this: object, key: string, value: unknown, context: { readonly source?: string }) => unknown

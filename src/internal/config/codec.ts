@@ -15,8 +15,8 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as SchemaAST from "effect/SchemaAST"
-import { formatIssue } from "./codecIssue.ts"
-import * as Json from "./codecJson.ts"
+import { formatIssue } from "./issue.ts"
+import * as Json from "./json.ts"
 
 /** Both fail with what is wrong, never with the value. */
 export interface Codec<A, RD, RE> {

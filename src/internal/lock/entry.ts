@@ -1,0 +1,307 @@
+/**
+ * The queue of a lock in etcd: claim an entry, see who is before it, wait for that one alone.
+ *
+ * The layout is that of Go's `concurrency.Mutex` and of `etcdctl lock`: `<prefix>/<key>/<lease in hex>`, served by create
+ * revision. Entries of a lock are the keys directly below it; deeper keys belong to other locks.
+ */
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
+import * as Random from "effect/Random"
+import * as Schedule from "effect/Schedule"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import { Compare, Operation } from "../../Etcd.ts"
+import type { Etcd, KeyValue, RangeResult, TxnRequest, TxnResult } from "../../Etcd.ts"
+import { EtcdError, Unavailable } from "../../EtcdError.ts"
+import { isTransient, type Slot } from "../LeaseSession.ts"
+
+/** The entry was gone before it got its turn: its lease was lost, or somebody deleted it. Queue again. */
+export const EntryLost = "EntryLost" as const
+export type EntryLost = typeof EntryLost
+
+type Port = Etcd["Service"]
+
+/** For how long an interrupted acquire waits for the answer to a claim that is on its way. */
+const withdrawPatience = "1 second"
+
+/** Deeper keys are rare; a few keys more than needed save the second look where there are some. */
+const pageSize = 8
+
+const backoff = Schedule.min([Schedule.exponential("20 millis"), Schedule.spaced("1 second")]).pipe(Schedule.jittered)
+
+const isEntryOf = (path: string, key: string): boolean => !key.slice(path.length).includes("/")
+
+const rangeOf = (result: TxnResult, index: number): RangeResult | undefined => {
+  const response = result.responses[index]
+  return response?._tag === "Range" ? response : undefined
+}
+
+/** What a look at the queue shows: nobody before us, the entry just before ours, or only keys of deeper locks, with more to come. */
+type Position =
+  | { readonly _tag: "First" }
+  | { readonly _tag: "Behind"; readonly predecessor: KeyValue }
+  | { readonly _tag: "Unknown"; readonly below: bigint }
+
+/** Reads a page of the keys below `below`, greatest create revision first. */
+const positionIn = (path: string, page: RangeResult | undefined, below: bigint): Position => {
+  const earlier = (page?.kvs ?? []).filter((kv) => kv.createRevision < below)
+  const predecessor = earlier.find((kv) => isEntryOf(path, kv.key))
+  if (predecessor !== undefined) return { _tag: "Behind", predecessor }
+  if (page === undefined || page.more) return { _tag: "Unknown", below: earlier.at(-1)?.createRevision ?? below }
+  return { _tag: "First" }
+}
+
+const earlierKeys = (path: string, below: bigint) =>
+  Operation.range({
+    prefix: path,
+    keysOnly: true,
+    sort: { by: "create", order: "descend" },
+    limit: pageSize,
+    maxCreateRevision: below - 1n
+  })
+
+/**
+ * The check at the door: the own entry is still there, and nobody is before it, at one revision.
+ */
+const look = Effect.fnUntraced(function*(
+  etcd: Port,
+  path: string,
+  slot: Slot,
+  token: bigint
+): Effect.fn.Return<Position, EtcdError | EntryLost> {
+  let below = token
+  while (true) {
+    const result = yield* etcd.txn({
+      compare: [Compare.createRevision(slot.key, "=", token)],
+      success: [earlierKeys(path, below)]
+    })
+    if (!result.succeeded) {
+      slot.lose("Deleted")
+      return yield* Effect.fail(EntryLost)
+    }
+    const position = positionIn(path, rangeOf(result, 0), below)
+    if (position._tag !== "Unknown") return position
+    below = position.below
+  }
+})
+
+interface Claimed {
+  /** The create revision of the entry. */
+  readonly token: bigint
+  readonly position: Position | undefined
+}
+
+/**
+ * Sends a claim until it is answered. A claim whose answer was lost is sent again unchanged: its compare finds the entry that the
+ * lost one made. Because the lost one may be applied at any later time, the lease is distrusted from then on.
+ */
+const settle = <A>(
+  etcd: Port,
+  slot: Slot,
+  request: TxnRequest,
+  read: (result: TxnResult) => Effect.Effect<A, EtcdError | EntryLost>
+): Effect.Effect<A, EtcdError | EntryLost> => {
+  let sent = false
+  return etcd.txn(request).pipe(
+    Effect.tapError((error) =>
+      Effect.sync(() => {
+        if (error.reason._tag === "LeaseNotFound") slot.session.revoked()
+        if (error.reason._tag !== "Ambiguous") return
+        sent = true
+        slot.session.distrust()
+      })
+    ),
+    Effect.retry({ schedule: backoff, while: (error) => sent && isTransient(error) }),
+    Effect.catchIf((error) => error.reason._tag === "LeaseNotFound", () => Effect.fail(EntryLost)),
+    Effect.flatMap(read)
+  )
+}
+
+/**
+ * Runs a claim so that its outcome is never lost: it goes on when the caller is interrupted, and the scope, which deletes
+ * the entry, waits for its answer first; not for ever: then the session clears away what may still appear.
+ */
+const claiming = <A>(
+  slot: Slot,
+  claim: Effect.Effect<A, EtcdError | EntryLost>
+): Effect.Effect<A, EtcdError | EntryLost, Scope.Scope> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.gen(function*() {
+      const fiber = yield* Effect.forkIn(
+        Effect.raceFirst(claim, Effect.andThen(slot.lost, Effect.fail(EntryLost))),
+        slot.session.scope
+      )
+      yield* Effect.addFinalizer(() =>
+        Fiber.await(fiber).pipe(
+          Effect.timeoutOption(withdrawPatience),
+          Effect.flatMap(Option.match({
+            onSome: () => Effect.void,
+            onNone: () => Effect.andThen(Effect.sync(slot.session.distrust), Fiber.interrupt(fiber))
+          }))
+        )
+      )
+      const exit = yield* restore(Fiber.await(fiber))
+      // The session's scope closed under it.
+      if (Exit.hasInterrupts(exit)) return yield* Effect.fail(EntryLost)
+      return yield* exit
+    })
+  )
+
+const ownEntry = (slot: Slot, page: RangeResult | undefined): Effect.Effect<bigint, EntryLost> => {
+  const own = page?.kvs[0]
+  if (own !== undefined && own.lease === slot.session.leaseId) {
+    slot.present(own.createRevision)
+    return Effect.succeed(own.createRevision)
+  }
+  // Somebody put our name there without our lease: take another one.
+  slot.session.distrust()
+  slot.lose("Deleted")
+  return Effect.fail(EntryLost)
+}
+
+const orLost = <A, R>(effect: Effect.Effect<A, EtcdError | EntryLost, R>): Effect.Effect<A | EntryLost, EtcdError, R> =>
+  Effect.catchIf(effect, (error): error is EntryLost => error === EntryLost, () => Effect.succeed(EntryLost))
+
+/**
+ * Takes a place in the queue and waits for the first one. Answers the fencing token.
+ */
+export const waitInLine = Effect.fnUntraced(function*(
+  etcd: Port,
+  path: string,
+  slot: Slot,
+  label: string
+): Effect.fn.Return<bigint, EtcdError | EntryLost, Scope.Scope> {
+  const lease = slot.session.leaseId
+  const claimed = yield* claiming(
+    slot,
+    settle(etcd, slot, {
+      compare: [Compare.createRevision(slot.key, "=", 0n)],
+      success: [
+        Operation.put(slot.key, label, { lease }),
+        Operation.range({
+          prefix: path,
+          keysOnly: true,
+          sort: { by: "create", order: "descend" },
+          limit: pageSize
+        })
+      ],
+      failure: [Operation.range({ key: slot.key, keysOnly: true })]
+    }, (result): Effect.Effect<Claimed, EntryLost> => {
+      if (!result.succeeded) return Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, position: undefined }))
+      slot.present(result.revision)
+      return Effect.succeed({
+        token: result.revision,
+        position: positionIn(path, rangeOf(result, 1), result.revision)
+      })
+    })
+  )
+  if (claimed.position?._tag === "First") return claimed.token
+  return yield* Effect.raceFirst(
+    untilFirst(etcd, path, slot, claimed),
+    Effect.andThen(slot.lost, Effect.fail(EntryLost))
+  )
+}, orLost)
+
+/** Once queued, it waits for as long as the session lives, whatever happens to the connection. */
+const untilFirst = Effect.fnUntraced(function*(
+  etcd: Port,
+  path: string,
+  slot: Slot,
+  claimed: Claimed
+): Effect.fn.Return<bigint, EtcdError | EntryLost> {
+  const lookAgain = look(etcd, path, slot, claimed.token).pipe(
+    Effect.retry({ schedule: backoff, while: (error) => error !== EntryLost && isTransient(error) })
+  )
+  let position = claimed.position
+  while (position?._tag !== "First") {
+    position = position?._tag === "Behind" ? yield* untilGone(etcd, position.predecessor, lookAgain) : yield* lookAgain
+  }
+  return claimed.token
+})
+
+/**
+ * Waits for the deletion of one predecessor. The watch opens at "now", because one from a past revision is served by
+ * etcd's slow group, with a tick of 100 ms; so the queue is read once after it has opened, which leaves no gap. Answers
+ * where that read found us, or nothing when it is time to look again.
+ */
+const untilGone = Effect.fnUntraced(function*(
+  etcd: Port,
+  predecessor: KeyValue,
+  look: Effect.Effect<Position, EtcdError | EntryLost>
+): Effect.fn.Return<Position | undefined, EtcdError | EntryLost> {
+  if (predecessor.lease === 0n) {
+    yield* Effect.logWarning("the lock is held by a key without a lease: it stays until somebody deletes it").pipe(
+      Effect.annotateLogs({ key: predecessor.key })
+    )
+  }
+  const seen = yield* etcd.watch({ key: predecessor.key }).pipe(
+    Stream.mapEffect((item): Effect.Effect<Option.Option<Position | undefined>, EtcdError | EntryLost> =>
+      item._tag === "Batch"
+        ? Effect.succeed(
+          item.events.some((event) => event._tag === "Delete") ? Option.some(undefined) : Option.none()
+        )
+        : Effect.map(look, (position) =>
+          position._tag === "Behind" && position.predecessor.createRevision === predecessor.createRevision
+            ? Option.none()
+            : Option.some(position))
+    ),
+    Stream.filter(Option.isSome),
+    Stream.runHead,
+    Effect.catchIf((error) => error !== EntryLost && isTransient(error), () => Effect.succeedNone)
+  )
+  if (Option.isSome(seen)) return seen.value.value
+  // The watch was cut. A pause, so that a watch that is cut at once makes no busy loop.
+  yield* Effect.flatMap(Random.nextBetween(20, 100), Effect.sleep)
+  return undefined
+})
+
+/** How often a lock is tried anew because keys below it, of other locks, came and went in between. */
+const maxTries = 16
+
+/**
+ * Takes the lock only if nobody has an entry; never queues. Answers the fencing token, or who holds it.
+ */
+export const takeIfFree = Effect.fnUntraced(function*(
+  etcd: Port,
+  path: string,
+  slot: Slot,
+  label: string
+): Effect.fn.Return<bigint | { readonly holder: KeyValue }, EtcdError | EntryLost, Scope.Scope> {
+  const put = Operation.put(slot.key, label, { lease: slot.session.leaseId })
+  let vacant = Compare.createRevision({ prefix: path }, "=", 0n)
+  for (let tries = 0; tries < maxTries; tries++) {
+    const answer = yield* claiming(
+      slot,
+      settle(etcd, slot, {
+        compare: [vacant],
+        success: [put],
+        failure: [Operation.range({ key: slot.key, keysOnly: true })]
+      }, (result): Effect.Effect<bigint | undefined, EntryLost> => {
+        if (result.succeeded) {
+          slot.present(result.revision)
+          return Effect.succeed(result.revision)
+        }
+        return (rangeOf(result, 0)?.kvs.length ?? 0) === 0 ? Effect.succeed(undefined) : ownEntry(slot, rangeOf(result, 0))
+      })
+    )
+    if (answer !== undefined) return answer
+    const { entries: [holder], revision } = yield* entries(etcd, path)
+    if (holder !== undefined) return { holder }
+    // Only deeper keys: nothing may have been created below the path since they were read.
+    vacant = Compare.createRevision({ prefix: path }, "<", revision + 1n)
+  }
+  return yield* new EtcdError({
+    operation: "txn",
+    key: path,
+    reason: new Unavailable({ detail: "keys below this lock are created faster than it can be tried", sent: false })
+  })
+}, orLost)
+
+/** The entries of a lock, the holder first. */
+export const entries = (etcd: Port, path: string) =>
+  Effect.map(etcd.range({ prefix: path, sort: { by: "create", order: "ascend" } }), (result) => ({
+    revision: result.revision,
+    entries: result.kvs.filter((kv) => isEntryOf(path, kv.key))
+  }))
