@@ -4,6 +4,7 @@
  */
 import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import { execFile } from "node:child_process"
 import * as Fs from "node:fs"
 import * as Path from "node:path"
@@ -65,8 +66,8 @@ const mirrors = Effect.sync((): ReadonlyArray<string> => {
     : []
   const text = [...files, "/etc/apt/sources.list"].filter((file) => Fs.existsSync(file))
     .map((file) => Fs.readFileSync(file, "utf8")).join("\n")
-  const found = [...text.matchAll(/^(?:URIs:[ \t]*|deb[ \t]+(?:\[[^\]]*\][ \t]*)?)(\S+)/gm)].map((match) => match[1]!)
-  return [...new Set(found)].filter((uri) => !/security/.test(uri))
+  const found = text.matchAll(/^(?:URIs:[ \t]*|deb[ \t]+(?:\[[^\]]*\][ \t]*)?)(\S+)/gm)
+  return [...new Set(Array.from(found, ([, uri]) => String(uri)))].filter((uri) => !/security/.test(uri))
 })
 
 /** What a process that was killed in the middle of fetching has left. */
@@ -132,22 +133,27 @@ const fetchVersion = Effect.fnUntraced(function*(version: EtcdVersion) {
     }
   }
   return yield* new EtcdNotFound({
-    message: `no etcd ${version} here, and none could be fetched (${reason}). Any of these helps: install etcd ${version} `
-      + `with your package manager so that \`etcd\` is on the PATH; set ${variables[version]} to the path of an etcd binary, `
-      + `with etcdctl beside it. For development without tests, \`docker compose up\` starts a cluster.`
+    message: [
+      `no etcd ${version} here, and none could be fetched (${reason}). Any of these helps:`,
+      `- install etcd ${version} with your package manager, so that \`etcd\` is on the PATH`,
+      `- set ${variables[version]} to the path of an etcd binary, with etcdctl beside it`,
+      "- to try the library only: `docker compose up` starts a cluster, and `npm start` runs without any"
+    ].join("\n")
   })
 })
 
 const lookup = Effect.fnUntraced(function*(version: EtcdVersion) {
   const chosen = process.env[variables[version]]
   if (chosen !== undefined && chosen !== "") {
-    return yield* Effect.mapError(inspect(Path.resolve(chosen)), (error) =>
-      new EtcdNotFound({ message: `${variables[version]} does not name an etcd binary: ${error.message}` }))
+    return yield* Effect.mapError(
+      inspect(Path.resolve(chosen)),
+      (error) => new EtcdNotFound({ message: `${variables[version]} does not name an etcd binary: ${error.message}` })
+    )
   }
-  const candidates = [onPath(), ...suites[version].map(cached)].filter((file) => file !== undefined && Fs.existsSync(file))
-  for (const file of candidates) {
-    const binary = yield* Effect.option(inspect(file!))
-    if (binary._tag === "Some" && binary.value.version.startsWith(`${version}.`)) return binary.value
+  for (const file of [onPath(), ...suites[version].map(cached)]) {
+    if (file === undefined || !Fs.existsSync(file)) continue
+    const binary = yield* Effect.option(inspect(file))
+    if (Option.isSome(binary) && binary.value.version.startsWith(`${version}.`)) return binary.value
   }
   return yield* fetchVersion(version)
 })
@@ -163,10 +169,16 @@ export const findEtcd = (version: EtcdVersion): Effect.Effect<EtcdBinary, EtcdNo
       : Effect.succeed(binary)
   })
 
-/** For development, where any etcd on the PATH will do. */
+/** For development, where any etcd on the PATH that is not too old will do. */
 export const findAnyEtcd: Effect.Effect<EtcdBinary, EtcdNotFound> = Effect.suspend(() => {
   const file = onPath()
-  return process.env["ETCD_BIN"] || file === undefined
-    ? findEtcd("3.5")
-    : Effect.catch(inspect(file), () => findEtcd("3.5"))
+  const chosen = process.env["ETCD_BIN"] ?? ""
+  if (chosen !== "" || file === undefined) return findEtcd("3.5")
+  return Effect.flatMap(
+    Effect.option(inspect(file)),
+    (found) =>
+      Option.isSome(found) && /^3\.([4-9]|\d\d)\./.test(found.value.version)
+        ? Effect.succeed(found.value)
+        : findEtcd("3.5")
+  )
 })

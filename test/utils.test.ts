@@ -41,7 +41,9 @@ describe("EtcdServer", () => {
           yield* server.start
           assert.strictEqual(yield* server.etcdctl("get", "a", "--print-value-only"), "1\n")
           yield* server.pause
-          const get = yield* Effect.forkChild(server.etcdctl("get", "a", "--print-value-only"), { startImmediately: true })
+          const get = yield* Effect.forkChild(server.etcdctl("get", "a", "--print-value-only"), {
+            startImmediately: true
+          })
           yield* Effect.sleep(200)
           assert.isUndefined(get.pollUnsafe())
           yield* server.resume
@@ -66,7 +68,9 @@ describe("EtcdServer", () => {
         cwd: import.meta.dirname,
         stdio: ["ignore", "pipe", "inherit"]
       })
-      const pid = yield* Effect.promise(() => new Promise<number>((resume) => child.stdout.once("data", (text) => resume(Number(text)))))
+      const pid = yield* Effect.promise(() =>
+        new Promise<number>((resume) => child.stdout.once("data", (text) => resume(Number(text))))
+      )
       assert.isTrue(isAlive(pid))
       child.kill("SIGKILL")
       yield* until("etcd is killed", Effect.sync(() => !isAlive(pid)))
@@ -103,21 +107,23 @@ describe("Cluster", () => {
 
 describe("Proxy", () => {
   const echo = Effect.acquireRelease(
-    Effect.callback<{ readonly server: Net.Server; readonly port: number; readonly received: () => string }>((resume) => {
-      let received = ""
-      const server = Net.createServer((socket) => {
-        socket.on("error", () => {})
-        socket.on("data", (data) => {
-          received += String(data)
-          socket.write(data)
+    Effect.callback<{ readonly server: Net.Server; readonly port: number; readonly received: () => string }>(
+      (resume) => {
+        let received = ""
+        const server = Net.createServer((socket) => {
+          socket.on("error", () => {})
+          socket.on("data", (data) => {
+            received += String(data)
+            socket.write(data)
+          })
         })
-      })
-      server.listen(0, "127.0.0.1", () => {
-        const address = server.address()
-        const port = typeof address === "object" && address !== null ? address.port : 0
-        resume(Effect.succeed({ server, port, received: () => received }))
-      })
-    }),
+        server.listen(0, "127.0.0.1", () => {
+          const address = server.address()
+          const port = typeof address === "object" && address !== null ? address.port : 0
+          resume(Effect.succeed({ server, port, received: () => received }))
+        })
+      }
+    ),
     ({ server }) => Effect.sync(() => server.close())
   )
 
@@ -134,7 +140,12 @@ describe("Proxy", () => {
         let closed = false
         const socket = Net.connect(port, "127.0.0.1")
         socket.on("connect", () =>
-          resume(Effect.succeed({ socket, send: (data) => socket.write(data), text: () => text, closed: () => closed })))
+          resume(Effect.succeed({
+            socket,
+            send: (data) => socket.write(data),
+            text: () => text,
+            closed: () => closed
+          })))
         socket.on("error", (error) => resume(Effect.fail(error)))
         socket.on("close", () => {
           closed = true

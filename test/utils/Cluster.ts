@@ -54,8 +54,7 @@ export const makeCluster = (
   options: { readonly version?: EtcdVersion; readonly size?: number; readonly args?: ReadonlyArray<string> } = {}
 ): Effect.Effect<Cluster, EtcdNotFound | EtcdStartFailed, Scope.Scope> =>
   Effect.gen(function*() {
-    const version = options.version ?? "3.5"
-    const binary = yield* findEtcd(version)
+    const binary = yield* findEtcd(options.version ?? "3.5")
     const plans = yield* Effect.forEach(
       Array.from({ length: options.size ?? 3 }, (_, index) => `member${index + 1}`),
       (name) => Effect.all({ name: Effect.succeed(name), port: freePort, peerPort: freePort })
@@ -63,9 +62,9 @@ export const makeCluster = (
     const initialCluster = plans.map(({ name, peerPort }) => `${name}=http://127.0.0.1:${peerPort}`).join(",")
     const made = yield* Effect.forEach(
       plans,
-      (plan) => makeMember({ ...plan, version, binary, initialCluster, args: options.args ?? [] })
+      (plan) => makeMember({ ...plan, binary, initialCluster, args: options.args ?? [] })
     )
-    yield* Effect.all(made.map(({ start }) => start), { concurrency: "unbounded", discard: true })
+    yield* Effect.forEach(made, ({ start }) => start, { concurrency: "unbounded", discard: true })
     const members = made.map(({ server }) => server)
     return { members, endpoints: members.map(({ endpoint }) => endpoint), leader: findLeader(members) }
   }).pipe(retryTakenPort)

@@ -48,7 +48,6 @@ export interface EtcdServer {
 }
 
 export interface MemberOptions {
-  readonly version: EtcdVersion
   readonly binary: EtcdBinary
   readonly name: string
   readonly port: number
@@ -101,7 +100,8 @@ const environment = (extra: Record<string, string> = {}): NodeJS.ProcessEnv => (
  * until its input ends, which also happens when this process is killed.
  */
 const watchdog = (folder: string): { readonly watch: (pid: number | undefined) => void; readonly end: () => void } => {
-  const script = "while read -r pid; do last=$pid; done; [ -z \"$last\" ] || kill -9 \"$last\" 2>/dev/null; rm -rf -- \"$1\""
+  const script =
+    "while read -r pid; do last=$pid; done; [ -z \"$last\" ] || kill -9 \"$last\" 2>/dev/null; rm -rf -- \"$1\""
   const shell = ChildProcess.spawn("sh", ["-c", script, "sh", folder], {
     detached: true,
     stdio: ["pipe", "ignore", "ignore"]
@@ -121,20 +121,27 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
   const folder = yield* Effect.sync(() => Fs.mkdtempSync(Path.join(Os.tmpdir(), "effect-coord-etcd-")))
   const guard = watchdog(folder)
   const log = Path.join(folder, "log")
-  const tls = options.args.some((arg) => /^--cert-file/.test(arg))
+  const tls = options.args.some((arg) => arg.startsWith("--cert-file"))
   const client = `${tls ? "https" : "http"}://127.0.0.1:${options.port}`
   const peer = `http://127.0.0.1:${options.peerPort}`
   // With TLS the health check would need the test's certificates: etcd serves it in the clear on a port of its own.
   const health = tls ? `http://127.0.0.1:${yield* freePort}` : client
-  const args = [
-    ...["--name", options.name, "--data-dir", Path.join(folder, "data")],
-    ...["--listen-client-urls", client, "--advertise-client-urls", client],
-    ...["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", options.initialCluster],
-    ...["--logger", "zap", "--log-level", "error", "--auto-compaction-retention", "0"],
-    ...(options.version === "3.5" ? ["--unsafe-no-fsync"] : []),
-    ...(tls ? ["--listen-metrics-urls", health] : []),
-    ...options.args
-  ]
+  const version: EtcdVersion = options.binary.version.startsWith("3.4.") ? "3.4" : "3.5"
+  const flags = {
+    "name": options.name,
+    "data-dir": Path.join(folder, "data"),
+    "listen-client-urls": client,
+    "advertise-client-urls": client,
+    "listen-peer-urls": peer,
+    "initial-advertise-peer-urls": peer,
+    "initial-cluster": options.initialCluster,
+    "logger": "zap",
+    "log-level": "error",
+    "auto-compaction-retention": "0",
+    ...(version === "3.5" ? { "unsafe-no-fsync": "true" } : {}),
+    ...(tls ? { "listen-metrics-urls": health } : {})
+  }
+  const args = [...Object.entries(flags).map(([name, value]) => `--${name}=${value}`), ...options.args]
   let current: ChildProcess.ChildProcess | undefined
 
   const running = () => current !== undefined && current.exitCode === null && current.signalCode === null
@@ -173,7 +180,9 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
   const failed = (what: string) =>
     Effect.flatMap(readLog, (text) =>
       new EtcdStartFailed({
-        message: `${options.binary.etcd} ${options.binary.version} ${what} (port ${options.port}).\n${text.slice(-2000)}`
+        message: `${options.binary.etcd} ${options.binary.version} ${what} (port ${options.port}).\n${
+          text.slice(-2000)
+        }`
       }))
 
   const ready: Effect.Effect<void, EtcdStartFailed> = Effect.gen(function*() {
@@ -209,7 +218,7 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
   )
 
   const server: EtcdServer = {
-    version: options.version,
+    version,
     endpoint: `127.0.0.1:${options.port}`,
     port: options.port,
     pid: Effect.sync(() => {
@@ -229,16 +238,21 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
 
 /** A server that is ready to serve. A port that somebody else took in the meantime is left to them. */
 export const makeEtcdServer = (
-  options: { readonly version?: EtcdVersion; readonly args?: ReadonlyArray<string> } = {}
+  options: {
+    readonly version?: EtcdVersion
+    /** Instead of the one found for the version. */
+    readonly binary?: EtcdBinary
+    /** More flags for etcd; the last of a kind counts. */
+    readonly args?: ReadonlyArray<string>
+  } = {}
 ): Effect.Effect<EtcdServer, EtcdNotFound | EtcdStartFailed, Scope.Scope> =>
   Effect.gen(function*() {
-    const version = options.version ?? "3.5"
-    const binary = yield* findEtcd(version)
-    const { server, start } = yield* Effect.gen(function*() {
-      const [port, peerPort] = [yield* freePort, yield* freePort]
-      const initialCluster = `test=http://127.0.0.1:${peerPort}`
-      return yield* makeMember({ version, binary, name: "test", port, peerPort, initialCluster, args: options.args ?? [] })
-    })
+    const binary = options.binary ?? (yield* findEtcd(options.version ?? "3.5"))
+    const port = yield* freePort
+    const peerPort = yield* freePort
+    const initialCluster = `test=http://127.0.0.1:${peerPort}`
+    const args = options.args ?? []
+    const { server, start } = yield* makeMember({ binary, name: "test", port, peerPort, initialCluster, args })
     yield* start
     return server
   }).pipe(retryTakenPort)
