@@ -1,50 +1,100 @@
 /**
- * An etcd inside this process, for development and tests: no server, and time is Effect's clock, so that `TestClock` decides when
- * leases run out.
+ * An etcd inside this process, for development and tests: no server, nothing kept on disk, and time is Effect's clock, so that
+ * `TestClock` decides when leases run out.
  *
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
+import type * as Result from "effect/Result"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
-import { Etcd } from "./Etcd.ts"
+import { Etcd, Operation } from "./Etcd.ts"
+import { EtcdError, type EtcdErrorReason } from "./EtcdError.ts"
 import { makeEtcd } from "./internal/client/Client.ts"
-import { Store } from "./internal/memory/Store.ts"
+import { expireLeases } from "./internal/memory/expiry.ts"
+import { type Snapshot, Store } from "./internal/memory/Store.ts"
 import { makeTransport } from "./internal/memory/transport.ts"
 
-/** Ends leases when their time has come, for those who watch; whoever asks finds them gone anyway. */
-const expireLeases = Effect.fnUntraced(function*(store: Store) {
-  while (true) {
-    Latch.closeUnsafe(store.leasesChanged)
-    const next = store.nextExpiry()
-    const changed = Latch.await(store.leasesChanged)
-    if (next === undefined) {
-      yield* changed
-    } else {
-      const now = yield* Clock.monotonicTimeNanos
-      yield* Effect.raceFirst(Effect.sleep(Duration.nanos(next - now)), changed)
-    }
+const TypeId = "~effect-coord/EtcdMemory"
+
+/**
+ * A store in this process, and what an operator can do to it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface EtcdMemoryStore {
+  readonly [TypeId]: Store
+  readonly revision: Effect.Effect<bigint>
+  /** Forgets the revisions before this one. Fails with `Compacted` when that has happened, with `InvalidArgument` for a future revision. */
+  readonly compact: (revision: bigint) => Effect.Effect<void, EtcdError>
+  /** Ends a lease, and deletes its keys in one revision. Fails with `LeaseNotFound`. */
+  readonly revokeLease: (id: bigint) => Effect.Effect<void, EtcdError>
+  readonly deleteKey: (key: string) => Effect.Effect<void, EtcdError>
+  /** What a restarted server or a new leader does: every watch is cut, every lease begins anew with its full TTL. */
+  readonly restart: Effect.Effect<void>
+  readonly snapshot: Effect.Effect<EtcdMemorySnapshot>
+  /** Goes back to an older state, as with a restored backup: revisions start again from there. Every watch is cut. */
+  readonly restore: (snapshot: EtcdMemorySnapshot) => Effect.Effect<void>
+}
+
+/**
+ * A state of a store.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface EtcdMemorySnapshot {
+  readonly [TypeId]: Snapshot
+}
+
+/**
+ * @category options
+ * @since 0.1.0
+ */
+export interface EtcdMemoryStoreOptions {
+  /**
+   * About how many revisions are kept; older ones are compacted, as with etcd's `--auto-compaction-mode=revision`. 10,000 unless said
+   * otherwise; `Infinity`: all.
+   */
+  readonly retention?: number | undefined
+}
+
+const make = Effect.fnUntraced(function*(
+  options: EtcdMemoryStoreOptions = {}
+): Effect.fn.Return<EtcdMemoryStore, never, Scope.Scope> {
+  const store = new Store(yield* Clock.Clock, options.retention ?? 10_000)
+  yield* Effect.forkScoped(expireLeases(store))
+
+  const operator = <A>(operation: string, answer: () => Result.Result<A, EtcdErrorReason>): Effect.Effect<A, EtcdError> =>
+    Effect.suspend(() => Effect.fromResult(answer())).pipe(
+      Effect.mapError((reason) => new EtcdError({ operation, reason }))
+    )
+
+  return {
+    [TypeId]: store,
+    revision: Effect.sync(() => store.revision),
+    compact: (revision) => operator("compact", () => store.compact(revision)),
+    revokeLease: (id) => operator("revokeLease", () => store.leaseRevoke(id)),
+    deleteKey: (key) =>
+      Effect.asVoid(operator("deleteKey", () => store.txn({ success: [Operation.delete(key)] }))),
+    restart: Effect.sync(() => store.restart()),
+    snapshot: Effect.sync(() => ({ [TypeId]: store.snapshot() })),
+    restore: (snapshot) => Effect.sync(() => store.restore(snapshot[TypeId]))
   }
 })
 
-const make = Effect.fnUntraced(function*(): Effect.fn.Return<Store, never, Scope.Scope> {
-  const store = new Store(yield* Clock.Clock)
-  yield* Effect.forkScoped(expireLeases(store))
-  return store
-})
-
-const layerPort = (store: Store): Layer.Layer<Etcd> =>
+const layerPort = (store: EtcdMemoryStore): Layer.Layer<Etcd> =>
   Layer.effect(
     Etcd,
-    makeEtcd(makeTransport(store), {
+    makeEtcd(makeTransport(store[TypeId]), {
       retry: Schedule.recurs(3),
       timeout: Duration.seconds(5),
       namespace: ""
     })
   )
 
-export const EtcdMemory = { make: make(), layerPort }
+export const EtcdMemory = { make, layerPort }

@@ -1,16 +1,25 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as Stream from "effect/Stream"
 import * as Fiber from "effect/Fiber"
 import { TestClock } from "effect/testing"
 import { Etcd, Operation } from "../src/Etcd.ts"
 import { EtcdMemory } from "../src/EtcdMemory.ts"
+import { etcdContract } from "./contract/EtcdContract.ts"
+import { Operator } from "./contract/Operator.ts"
+
+etcdContract(
+  "the port on memory",
+  Layer.unwrap(Effect.map(EtcdMemory.make(), (store) =>
+    Layer.merge(EtcdMemory.layerPort(store), Operator.layerMemory(store))))
+)
 
 describe("EtcdMemory", () => {
   it.effect("a lease that is not kept alive takes all its keys with it in one revision", () =>
     Effect.gen(function*() {
-      const store = yield* EtcdMemory.make
+      const store = yield* EtcdMemory.make()
       yield* Effect.gen(function*() {
         const etcd = yield* Etcd
         const lease = yield* etcd.leaseGrant(Duration.seconds(5))

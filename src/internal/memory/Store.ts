@@ -69,7 +69,7 @@ export class Store {
   readonly leasesChanged: Latch.Latch = Latch.makeUnsafe(false)
 
   private readonly clock: Clock.Clock
-  private readonly retention: number | undefined
+  private readonly retention: number
   private keyspace = new Keyspace()
   private leases = new Map<bigint, LeaseEntry>()
   /** No lease runs out before this. */
@@ -77,8 +77,8 @@ export class Store {
   private readonly keyWatchers = new Map<RawKey, Set<Watcher>>()
   private readonly rangeWatchers = new Set<Watcher>()
 
-  /** With `retention` it compacts by itself, down to about that many revisions. */
-  constructor(clock: Clock.Clock, retention?: number | undefined) {
+  /** It compacts by itself when it holds more revisions than `retention`, by a quarter. */
+  constructor(clock: Clock.Clock, retention: number) {
     this.clock = clock
     this.retention = retention
   }
@@ -188,9 +188,9 @@ export class Store {
       }
     }
     const { compacted } = this.keyspace
-    // By a quarter at a time: a compaction visits every key.
-    if (this.retention !== undefined && Number(revision - compacted) > this.retention * 1.25) {
-      this.keyspace.compact(revision - BigInt(this.retention))
+    // Not one revision at a time: a compaction visits every key.
+    if (Number(revision - compacted) > this.retention * 1.25) {
+      this.keyspace.compact(revision - BigInt(Math.floor(this.retention)))
     }
   }
 

@@ -1,0 +1,34 @@
+/**
+ * What an operator does to a store beside the port.
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import type { EtcdMemoryStore } from "../../src/EtcdMemory.ts"
+import { httpRequest, TestEtcd } from "../utils/EtcdServer.ts"
+
+export class Operator extends Context.Service<Operator, {
+  /** Whether it was possible. */
+  readonly compact: (revision: bigint) => Effect.Effect<boolean>
+}>()("test/Operator") {
+  static readonly layerMemory = (store: EtcdMemoryStore): Layer.Layer<Operator> =>
+    Layer.succeed(Operator, {
+      compact: (revision) => Effect.map(Effect.result(store.compact(revision)), (result) => result._tag === "Success")
+    })
+
+  /** Over etcd's JSON gateway, which is there on every version: `etcdctl` would start a process for each. */
+  static readonly layerEtcd: Layer.Layer<Operator, never, TestEtcd> = Layer.effect(
+    Operator,
+    Effect.map(TestEtcd, (server) => ({
+      compact: (revision: bigint) =>
+        Effect.map(
+          httpRequest(
+            "POST",
+            `http://${server.endpoint}/v3/kv/compaction`,
+            JSON.stringify({ revision: String(revision), physical: true })
+          ),
+          (answer) => answer !== undefined
+        )
+    }))
+  )
+}
