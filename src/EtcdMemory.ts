@@ -15,10 +15,8 @@ import { Etcd, Operation } from "./Etcd.ts"
 import { EtcdError, type EtcdErrorReason } from "./EtcdError.ts"
 import { makeEtcd } from "./internal/client/Client.ts"
 import { expireLeases } from "./internal/memory/expiry.ts"
-import { type Snapshot, Store } from "./internal/memory/Store.ts"
+import { type Snapshot, Store, StoreId } from "./internal/memory/Store.ts"
 import { makeTransport } from "./internal/memory/transport.ts"
-
-const TypeId = "~effect-coord/EtcdMemory"
 
 /**
  * A store in this process, and what an operator can do to it.
@@ -27,7 +25,7 @@ const TypeId = "~effect-coord/EtcdMemory"
  * @since 0.1.0
  */
 export interface EtcdMemoryStore {
-  readonly [TypeId]: Store
+  readonly [StoreId]: Store
   readonly revision: Effect.Effect<bigint>
   /** Forgets the revisions before this one. Fails with `Compacted` when that has happened, with `InvalidArgument` for a future revision. */
   readonly compact: (revision: bigint) => Effect.Effect<void, EtcdError>
@@ -48,7 +46,7 @@ export interface EtcdMemoryStore {
  * @since 0.1.0
  */
 export interface EtcdMemorySnapshot {
-  readonly [TypeId]: Snapshot
+  readonly [StoreId]: Snapshot
 }
 
 /**
@@ -75,22 +73,22 @@ const make = Effect.fnUntraced(function*(
     )
 
   return {
-    [TypeId]: store,
+    [StoreId]: store,
     revision: Effect.sync(() => store.revision),
     compact: (revision) => operator("compact", () => store.compact(revision)),
     revokeLease: (id) => operator("revokeLease", () => store.leaseRevoke(id)),
     deleteKey: (key) =>
       Effect.asVoid(operator("deleteKey", () => store.txn({ success: [Operation.delete(key)] }))),
     restart: Effect.sync(() => store.restart()),
-    snapshot: Effect.sync(() => ({ [TypeId]: store.snapshot() })),
-    restore: (snapshot) => Effect.sync(() => store.restore(snapshot[TypeId]))
+    snapshot: Effect.sync(() => ({ [StoreId]: store.snapshot() })),
+    restore: (snapshot) => Effect.sync(() => store.restore(snapshot[StoreId]))
   }
 })
 
 const layerPort = (store: EtcdMemoryStore): Layer.Layer<Etcd> =>
   Layer.effect(
     Etcd,
-    makeEtcd(makeTransport(store[TypeId]), {
+    makeEtcd(makeTransport(store), {
       retry: Schedule.recurs(3),
       timeout: Duration.seconds(5),
       namespace: ""

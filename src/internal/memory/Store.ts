@@ -38,7 +38,7 @@ export interface Snapshot {
   readonly leases: ReadonlyMap<bigint, LeaseEntry>
 }
 
-/** One watch: a place in the history, and no buffer of its own. */
+/** One watch: a place in the history, which is its buffer. */
 export interface Watcher {
   readonly range: RawRange
   readonly previousKv: boolean
@@ -48,6 +48,8 @@ export interface Watcher {
   next: bigint
   /** Events from `next` on wait in the history. Otherwise it has seen all that concern it, wherever `next` is. */
   behind: boolean
+  /** What it was given before a compaction could take it. */
+  given: Array<WatchItem>
   cut: EtcdErrorReason | undefined
 }
 
@@ -59,12 +61,16 @@ const minTtl = 2n
 /** etcd's `MaxLeaseTTL`. */
 const maxTtl = 9_000_000_000n
 
-/** How many revisions a watcher is given at once. */
-const pullSize = 64
+/** How many revisions a watcher is given at once, and how far it may lag without minding a compaction: etcd's `chanBufLen`. */
+const pullSize = 128
 
 const futureRevision = new InvalidArgument({ detail: "required revision is a future revision" })
 
+/** Where the public handle of a store keeps it. */
+export const StoreId = "~effect-coord/EtcdMemoryStore"
+
 export class Store {
+  readonly [StoreId]: Store = this
   /** Opened when the next lease to run out may have changed. */
   readonly leasesChanged: Latch.Latch = Latch.makeUnsafe(false)
 
@@ -78,7 +84,7 @@ export class Store {
   private readonly rangeWatchers = new Set<Watcher>()
 
   /** It compacts by itself when it holds more revisions than `retention`, by a quarter. */
-  constructor(clock: Clock.Clock, retention: number) {
+  constructor(clock: Clock.Clock, retention = Infinity) {
     this.clock = clock
     this.retention = retention
   }
@@ -190,7 +196,7 @@ export class Store {
     const { compacted } = this.keyspace
     // Not one revision at a time: a compaction visits every key.
     if (Number(revision - compacted) > this.retention * 1.25) {
-      this.keyspace.compact(revision - BigInt(Math.floor(this.retention)))
+      this.forget(revision - BigInt(Math.floor(this.retention)))
     }
   }
 
@@ -284,7 +290,7 @@ export class Store {
     const { revision } = this.keyspace
     const behind = start > 0n && start <= revision
     const next = start > revision || behind ? start : revision + 1n
-    const watcher: Watcher = { range, previousKv, ready: Latch.makeUnsafe(behind), next, behind, cut: undefined }
+    const watcher: Watcher = { range, previousKv, ready: Latch.makeUnsafe(behind), next, behind, given: [], cut: undefined }
     if (range.one) {
       const watchers = this.keyWatchers.get(range.from)
       if (watchers === undefined) this.keyWatchers.set(range.from, new Set([watcher]))
@@ -304,14 +310,23 @@ export class Store {
   /** The next whole revisions of a watch; none when it has seen everything, and its `ready` is closed then. */
   pull(watcher: Watcher): Answer<ReadonlyArray<WatchItem>> {
     if (watcher.cut !== undefined) return Result.fail(watcher.cut)
+    if (watcher.given.length === 0) {
+      if (watcher.behind && watcher.next < this.keyspace.compacted) return Result.fail(this.compactedReason())
+      this.give(watcher)
+    }
+    const batches = watcher.given
+    watcher.given = []
+    if (!watcher.behind) watcher.ready.closeUnsafe()
+    return Result.succeed(batches)
+  }
+
+  private give(watcher: Watcher): void {
     const { keyspace, keyspace: { revision: last } } = this
-    const batches: Array<WatchItem> = []
-    if (watcher.behind && watcher.next < keyspace.compacted) return Result.fail(this.compactedReason())
-    while (watcher.behind && batches.length < pullSize) {
+    while (watcher.behind && watcher.given.length < pullSize) {
       const revision = watcher.next
       const events = keyspace.events(revision).filter((event) => contains(watcher.range, event.raw))
       if (events.length > 0) {
-        batches.push({
+        watcher.given.push({
           _tag: "Batch",
           revision,
           events: events.map((event) => keyspace.watchEvent(event, revision, watcher.previousKv))
@@ -320,8 +335,10 @@ export class Store {
       watcher.next = revision + 1n
       watcher.behind = watcher.next <= last
     }
-    if (!watcher.behind) watcher.ready.closeUnsafe()
-    return Result.succeed(batches)
+  }
+
+  private watchers(): ReadonlyArray<Watcher> {
+    return [...this.rangeWatchers, ...[...this.keyWatchers.values()].flatMap((watchers) => [...watchers])]
   }
 
   // ---------------------------------------------------------------------------
@@ -332,8 +349,17 @@ export class Store {
     this.expire()
     if (revision > this.keyspace.revision) return Result.fail(futureRevision)
     if (revision <= this.keyspace.compacted) return Result.fail(this.compactedReason())
-    this.keyspace.compact(revision)
+    this.forget(revision)
     return Result.succeed(undefined)
+  }
+
+  private forget(revision: bigint): void {
+    const { compacted, revision: last } = this.keyspace
+    for (const watcher of this.watchers()) {
+      const lag = Number(last - watcher.next)
+      if (watcher.behind && watcher.next >= compacted && lag < pullSize && watcher.given.length === 0) this.give(watcher)
+    }
+    this.keyspace.compact(revision)
   }
 
   /** As a new leader or a restarted server does it: every watch is cut, every lease begins anew. */
@@ -341,7 +367,7 @@ export class Store {
     this.expire()
     for (const [id, { keys, ttl }] of this.leases) this.startLease(id, ttl, keys)
     const cut = new Unavailable({ detail: "the server was restarted", sent: true })
-    for (const watcher of [...this.rangeWatchers, ...[...this.keyWatchers.values()].flatMap((all) => [...all])]) {
+    for (const watcher of this.watchers()) {
       watcher.cut = cut
       watcher.ready.openUnsafe()
       this.unwatch(watcher)

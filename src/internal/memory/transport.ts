@@ -10,9 +10,9 @@ import type { WatchItem } from "../../Etcd.ts"
 import { EtcdError, type EtcdErrorReason } from "../../EtcdError.ts"
 import type { Transport } from "../Transport.ts"
 import { direct, type Link } from "./link.ts"
-import type { Store } from "./Store.ts"
+import { type Store, StoreId } from "./Store.ts"
 
-export const makeTransport = (store: Store, link: Link = direct): Transport => {
+export const makeTransport = ({ [StoreId]: store }: { readonly [StoreId]: Store }, link: Link = direct): Transport => {
   const call = <A>(operation: string, answer: () => Result.Result<A, EtcdErrorReason>): Effect.Effect<A, EtcdError> =>
     link.call(operation, Effect.suspend(() => Effect.fromResult(answer()))).pipe(
       Effect.mapError((reason) => new EtcdError({ operation, reason }))
