@@ -9,7 +9,15 @@ import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
 import * as fc from "fast-check"
-import { Compare, type Etcd, type KeyValue, Operation, type RangeRequest, type TxnRequest, type WatchItem } from "../src/Etcd.ts"
+import {
+  Compare,
+  type Etcd,
+  type KeyValue,
+  Operation,
+  type RangeRequest,
+  type TxnRequest,
+  type WatchItem
+} from "../src/Etcd.ts"
 import {
   Compacted,
   EtcdError,
@@ -57,7 +65,7 @@ const scripted = <A>(...outcomes: ReadonlyArray<Effect.Effect<A, EtcdError>>) =>
   const calls: Array<ReadonlyArray<unknown>> = []
   return {
     calls,
-    call: (...args: ReadonlyArray<any>): Effect.Effect<A, EtcdError> =>
+    call: (...args: ReadonlyArray<unknown>): Effect.Effect<A, EtcdError> =>
       Effect.suspend(() => {
         const outcome = outcomes[Math.min(calls.length, outcomes.length - 1)] ?? Effect.die("no outcome")
         calls.push(args)
@@ -81,7 +89,8 @@ const inTime = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     return yield* Fiber.join(fiber)
   })
 
-const reasonOf = <A>(effect: Effect.Effect<A, EtcdError>) => Effect.map(Effect.flip(inTime(effect)), (error) => error.reason)
+const reasonOf = <A>(effect: Effect.Effect<A, EtcdError>) =>
+  Effect.map(Effect.flip(inTime(effect)), (error) => error.reason)
 
 describe("reads", () => {
   it.effect("are tried again while etcd is unavailable, sent or not", () =>
@@ -338,7 +347,8 @@ const batch = (revision: bigint): WatchItem => ({
   events: [{ _tag: "Put", kv: kv("/a", revision), previous: undefined }]
 })
 const opened = (revision: bigint): WatchItem => ({ _tag: "Opened", revision })
-const revisions = (items: ReadonlyArray<WatchItem>) => items.flatMap((item) => item._tag === "Batch" ? [item.revision] : [])
+const revisions = (items: ReadonlyArray<WatchItem>) =>
+  items.flatMap((item) => item._tag === "Batch" ? [item.revision] : [])
 
 describe("watch from a revision", () => {
   it.effect("delivers every revision once and in order over random cuts", () =>
@@ -402,7 +412,8 @@ describe("watch from a revision", () => {
     Effect.gen(function*() {
       let attempts = 0
       const etcd = yield* make({
-        watch: () => Stream.suspend(() => ++attempts === 2 ? Stream.fail(notSent) : Stream.make(opened(BigInt(attempts))))
+        watch: () =>
+          Stream.suspend(() => ++attempts === 2 ? Stream.fail(notSent) : Stream.make(opened(BigInt(attempts))))
       })
       const seen = yield* inTime(etcd.watch({ key: "/a", startRevision: 1n }).pipe(Stream.take(3), Stream.runCollect))
       assert.deepStrictEqual(seen, [opened(1n), opened(3n), opened(4n)])
@@ -419,7 +430,10 @@ describe("watch from a revision", () => {
             return up ? Stream.make(opened(1n)) : Stream.fail(notSent)
           })
       })
-      yield* etcd.watch({ key: "/a", startRevision: 1n }).pipe(Stream.runDrain, Effect.forkChild({ startImmediately: true }))
+      yield* etcd.watch({ key: "/a", startRevision: 1n }).pipe(
+        Stream.runDrain,
+        Effect.forkChild({ startImmediately: true })
+      )
       yield* TestClock.adjust("10 minutes")
       assert.isTrue(attempts > 250 && attempts < 400, `${attempts} attempts`)
 
@@ -496,7 +510,10 @@ describe("watch from a revision", () => {
       const etcd = yield* make({
         watch: () =>
           Stream.scoped(Stream.unwrap(Effect.gen(function*() {
-            yield* Effect.acquireRelease(Effect.sync(() => (most = Math.max(most, ++open))), () => Effect.sync(() => open--))
+            yield* Effect.acquireRelease(
+              Effect.sync(() => (most = Math.max(most, ++open))),
+              () => Effect.sync(() => open--)
+            )
             return Stream.concat(Stream.make(opened(1n)), Stream.fail(dropped))
           })))
       })
@@ -529,7 +546,9 @@ describe("after its scope is closed", () => {
       }).pipe(Scope.provide(scope))
       const waiting: Array<Fiber.Fiber<unknown, EtcdError>> = [
         yield* Effect.forkChild(etcd.range({ key: "/a" }), { startImmediately: true }),
-        yield* Effect.forkChild(Stream.runDrain(etcd.watch({ key: "/a", startRevision: 1n })), { startImmediately: true })
+        yield* Effect.forkChild(Stream.runDrain(etcd.watch({ key: "/a", startRevision: 1n })), {
+          startImmediately: true
+        })
       ]
       assert.strictEqual(calls, 2)
       yield* Scope.close(scope, Exit.void)
@@ -545,7 +564,9 @@ describe("after its scope is closed", () => {
         Stream.runDrain(etcd.watch({ key: "/a" })),
         Stream.runDrain(etcd.watch({ key: "/a", startRevision: 1n }))
       ]
-      for (const call of after) assert.strictEqual((yield* reasonOf(call as Effect.Effect<unknown, EtcdError>))._tag, "Closed")
+      for (const call of after) {
+        assert.strictEqual((yield* reasonOf(call as Effect.Effect<unknown, EtcdError>))._tag, "Closed")
+      }
       assert.strictEqual(calls, 2)
     }))
 })

@@ -27,9 +27,7 @@ export const makeEtcd = Effect.fnUntraced(function*(
   settings: ClientSettings
 ): Effect.fn.Return<Etcd["Service"], never, Scope.Scope> {
   const closed = yield* Deferred.make<never, EtcdError>()
-  yield* Effect.addFinalizer(() =>
-    Deferred.fail(closed, new EtcdError({ operation: "close", reason: new Closed({}) }))
-  )
+  yield* Effect.addFinalizer(() => Deferred.fail(closed, new EtcdError({ operation: "close", reason: new Closed({}) })))
   const untilClosed = Deferred.await(closed)
 
   const transport = withNamespace(guard(inner, closed), settings.namespace)
@@ -89,8 +87,9 @@ export const makeEtcd = Effect.fnUntraced(function*(
 
 /** Nothing is started after the end, whatever the transport would do. What is in flight then, the transport ends. */
 const guard = (transport: Transport, closed: Deferred.Deferred<never, EtcdError>): Transport => {
-  const open = <A extends ReadonlyArray<unknown>, B>(call: (...args: A) => Effect.Effect<B, EtcdError>) => (...args: A) =>
-    Effect.suspend(() => Deferred.isDoneUnsafe(closed) ? Deferred.await(closed) : call(...args))
+  const open =
+    <A extends ReadonlyArray<unknown>, B>(call: (...args: A) => Effect.Effect<B, EtcdError>) => (...args: A) =>
+      Effect.suspend(() => Deferred.isDoneUnsafe(closed) ? Deferred.await(closed) : call(...args))
   return {
     range: open(transport.range),
     txn: open(transport.txn),

@@ -18,12 +18,11 @@ export const retryIdempotent =
     Effect.retry(attempt, { schedule, while: isUnavailable })
 
 /** Writes: again only while it is certain that nothing was sent. */
-export const retryWrite =
-  (schedule: Schedule.Schedule<unknown>) => <A, R>(attempt: Effect.Effect<A, EtcdError, R>) =>
-    attempt.pipe(
-      Effect.retry({ schedule, while: (error) => error.reason._tag === "Unavailable" && !error.reason.sent }),
-      Effect.mapError((error) => isUnanswered(error) ? withReason(error, ambiguous(error.reason)) : error)
-    )
+export const retryWrite = (schedule: Schedule.Schedule<unknown>) => <A, R>(attempt: Effect.Effect<A, EtcdError, R>) =>
+  attempt.pipe(
+    Effect.retry({ schedule, while: (error) => error.reason._tag === "Unavailable" && !error.reason.sent }),
+    Effect.mapError((error) => isUnanswered(error) ? withReason(error, ambiguous(error.reason)) : error)
+  )
 
 const withReason = (error: EtcdError, reason: EtcdErrorReason): EtcdError => new EtcdError({ ...error, reason })
 

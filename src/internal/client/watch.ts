@@ -70,7 +70,9 @@ export const watchFrom = (
       Stream.flattenArray,
       Stream.concat(Stream.fail(ended)),
       Stream.tapError((error) =>
-        isCut(error) ? Effect.logDebug(`watch cut: ${error.reason.message}`).pipe(Effect.annotateLogs({ next })) : Effect.void
+        isCut(error)
+          ? Effect.logDebug(`watch cut: ${error.reason.message}`).pipe(Effect.annotateLogs({ next }))
+          : Effect.void
       ),
       Stream.retry(backoff.pipe(Schedule.setInputType<EtcdError>(), Schedule.while(({ input }) => isCut(input))))
     )

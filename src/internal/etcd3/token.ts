@@ -1,0 +1,63 @@
+/**
+ * The token of a user: fetched once for all callers, and once more when the server no longer knows it.
+ */
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Redacted from "effect/Redacted"
+import type * as Scope from "effect/Scope"
+import type { Connection, ConnectionSettings, Token } from "./connection.ts"
+import { isStaleToken, type Status } from "./status.ts"
+
+/** Runs an attempt with a token; a second time, with a fresh one, when the server refused the first for its token. */
+export type Authenticated = <A, R>(
+  attempt: (token: Token) => Effect.Effect<A, Status, R>,
+  isStale?: (status: Status) => boolean
+) => Effect.Effect<A, Status, R>
+
+export const makeAuthenticated = Effect.fnUntraced(function*(
+  connection: Connection,
+  credentials: ConnectionSettings["credentials"]
+): Effect.fn.Return<Authenticated, never, Scope.Scope> {
+  if (credentials === undefined) return (attempt) => attempt(undefined)
+
+  const scope = yield* Effect.scope
+  const authenticate = Effect.suspend(() => {
+    const request = { name: credentials.username, password: Redacted.value(credentials.password) }
+    return connection.unary<{ readonly token: string }>(
+      undefined,
+      (stubs, ...rest) => stubs.Auth.authenticate(request, ...rest)
+    )
+  }).pipe(
+    Effect.map(({ token }) => token),
+    Effect.mapError((status): Status => ({ ...status, unsent: true }))
+  )
+
+  type Pending = Deferred.Deferred<string, Status>
+  let current: Pending | undefined
+
+  const forget = (token: Pending) => {
+    if (current === token) current = undefined
+  }
+  // The fetch belongs to nobody: a caller that is interrupted does not take it away from the others.
+  const acquire: Effect.Effect<Pending> = Effect.suspend(() => {
+    if (current !== undefined) return Effect.succeed(current)
+    const token: Pending = Deferred.makeUnsafe()
+    current = token
+    return authenticate.pipe(
+      Effect.tapError(() => Effect.sync(() => forget(token))),
+      Effect.onExit((exit) => Deferred.done(token, exit)),
+      Effect.forkIn(scope),
+      Effect.as(token)
+    )
+  })
+
+  return Effect.fnUntraced(function*(attempt, isStale = isStaleToken) {
+    const pending = yield* acquire
+    return yield* attempt(yield* Deferred.await(pending)).pipe(
+      Effect.catchIf(isStale, () => {
+        forget(pending)
+        return acquire.pipe(Effect.flatMap(Deferred.await), Effect.flatMap(attempt))
+      })
+    )
+  })
+})

@@ -1,0 +1,89 @@
+/**
+ * Single attempts on a real cluster.
+ */
+import { status as Code } from "@grpc/grpc-js"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import type {
+  ILeaseGrantResponse,
+  ILeaseRevokeResponse,
+  ILeaseTimeToLiveResponse,
+  IRangeResponse,
+  ITxnResponse
+} from "etcd3"
+import { decodeKey } from "../keys.ts"
+import type { Transport } from "../Transport.ts"
+import { type ConnectionSettings, makeConnection } from "./connection.ts"
+import { makeKeepAlive } from "./lease.ts"
+import { rangeRequest, rangeResult, txnLease, txnRequest, txnResult } from "./messages.ts"
+import { isLeaseExists, type Status } from "./status.ts"
+import { makeAuthenticated } from "./token.ts"
+import { makeWatch } from "./watch.ts"
+
+export const makeTransport = Effect.fnUntraced(function*(
+  settings: ConnectionSettings
+): Effect.fn.Return<Transport, never, Scope.Scope> {
+  const connection = yield* makeConnection(settings)
+  const authenticated = yield* makeAuthenticated(connection, settings.credentials)
+  const keepAlive = yield* makeKeepAlive(connection, authenticated, settings.timeout)
+
+  const call = <Response>(send: Parameters<typeof connection.unary<Response>>[1]): Effect.Effect<Response, Status> =>
+    authenticated((token) => connection.unary(token, send))
+
+  const failsAs = (operation: string, leaseId?: bigint) => <A>(effect: Effect.Effect<A, Status>) =>
+    Effect.mapError(effect, (status) => connection.error(operation, status, leaseId))
+
+  const leaseNotFound: Status = { code: Code.NOT_FOUND, details: "requested lease not found" }
+
+  return {
+    range: (request) =>
+      Effect.suspend(() => {
+        const message = rangeRequest(request)
+        return call<IRangeResponse>((stubs, ...rest) => stubs.KV.range(message, ...rest))
+      }).pipe(Effect.map(rangeResult), failsAs("range")),
+
+    txn: (request) =>
+      Effect.suspend(() => {
+        const message = txnRequest(request)
+        return call<ITxnResponse>((stubs, ...rest) => stubs.KV.txn(message, ...rest))
+      }).pipe(Effect.map(txnResult), failsAs("txn", txnLease(request))),
+
+    leaseGrant: (id, ttl) =>
+      call<ILeaseGrantResponse>((stubs, ...rest) =>
+        stubs.Lease.leaseGrant({ ID: String(id), TTL: String(Math.ceil(Duration.toSeconds(ttl))) }, ...rest)
+      ).pipe(
+        Effect.map(({ TTL }) => {
+          const granted = Duration.seconds(Number(TTL))
+          keepAlive.remember(id, granted)
+          return { ttl: granted, exists: false }
+        }),
+        Effect.catchIf(isLeaseExists, () => Effect.succeed({ ttl, exists: true })),
+        failsAs("leaseGrant", id)
+      ),
+
+    leaseKeepAlive: (id) =>
+      keepAlive.beat(id).pipe(
+        Effect.filterOrFail((ttl) => !Duration.isZero(ttl), () => leaseNotFound),
+        failsAs("leaseKeepAlive", id)
+      ),
+
+    leaseRevoke: (id) =>
+      call<ILeaseRevokeResponse>((stubs, ...rest) => stubs.Lease.leaseRevoke({ ID: String(id) }, ...rest)).pipe(
+        Effect.asVoid,
+        failsAs("leaseRevoke", id)
+      ),
+
+    leaseTimeToLive: (id) =>
+      call<ILeaseTimeToLiveResponse>((stubs, ...rest) =>
+        stubs.Lease.leaseTimeToLive({ ID: String(id), keys: true }, ...rest)
+      ).pipe(
+        // -1: no such lease.
+        Effect.filterOrFail(({ TTL }) => Number(TTL) >= 0, () => leaseNotFound),
+        Effect.map(({ TTL, keys }) => ({ remaining: Duration.seconds(Number(TTL)), keys: keys.map(decodeKey) })),
+        failsAs("leaseTimeToLive", id)
+      ),
+
+    watch: makeWatch(connection, authenticated, settings.dialTimeout)
+  }
+})

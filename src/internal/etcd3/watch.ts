@@ -1,0 +1,171 @@
+/**
+ * One attempt at a watch: a stream of its own, read as fast as its consumer reads.
+ */
+import { status as Code } from "@grpc/grpc-js"
+import * as Arr from "effect/Array"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import type { IEvent, IWatchRequest, IWatchResponse } from "etcd3"
+import type { WatchEvent, WatchItem, WatchRequest } from "../../Etcd.ts"
+import { Compacted, EtcdError } from "../../EtcdError.ts"
+import { decodeKey } from "../keys.ts"
+import type { Connection, Token } from "./connection.ts"
+import { keyValue, optionalKeyValue, range } from "./messages.ts"
+import { isStaleToken, type Status } from "./status.ts"
+import type { Duplex } from "./stream.ts"
+import type { Authenticated } from "./token.ts"
+
+/** After so long without a word the server is asked for one, and given as long again. Together less than 10 s. */
+const silence = Duration.seconds(4.5)
+
+type Responses = Duplex<IWatchRequest, IWatchResponse>
+
+export const makeWatch = (connection: Connection, authenticated: Authenticated, dialTimeout: Duration.Duration) => {
+  const fail = (status: Status) => Effect.fail(connection.error("watch", status))
+
+  const unconfirmed: Status = { code: Code.UNAVAILABLE, details: "the watch was not confirmed in time" }
+
+  /** A stream whose watch the server has confirmed, with what came first. */
+  const open = Effect.fnUntraced(function*(request: WatchRequest, token: Token) {
+    const stream = yield* connection.open<IWatchRequest, IWatchResponse>(
+      token,
+      (stubs, metadata) => stubs.Watch.watch(metadata)
+    )
+    stream.write({ create_request: createRequest(request) })
+    const responses = yield* stream.read.pipe(Effect.timeoutOrElse({
+      duration: dialTimeout,
+      orElse: () => Effect.andThen(connection.suspect, Effect.fail(unconfirmed))
+    }))
+    const [first] = responses
+    // Denied, perhaps for its token alone. The stream stays open then, and says no more.
+    if (first.canceled && isZero(first.compact_revision)) return yield* Effect.fail(cancelled(first))
+    return { stream, responses }
+  })
+
+  const attempt = (request: WatchRequest) =>
+    authenticated(
+      (token) =>
+        Effect.flatMap(Effect.scope, (scope) =>
+          Effect.flatMap(Scope.fork(scope), (own) =>
+            open(request, token).pipe(
+              Scope.provide(own),
+              Effect.onError(() => Scope.close(own, Exit.void))
+            ))),
+      isDenied
+    )
+
+  const wait = (stream: Responses) =>
+    stream.read.pipe(Effect.timeoutOrElse({
+      duration: silence,
+      orElse: () => {
+        stream.write({ progress_request: {} })
+        return stream.read.pipe(Effect.timeoutOrElse({
+          duration: silence,
+          orElse: () => Effect.andThen(connection.suspect, Effect.fail(silent))
+        }))
+      }
+    }))
+
+  return (request: WatchRequest): Stream.Stream<WatchItem, EtcdError> =>
+    Stream.unwrap(Effect.gen(function*() {
+      const { responses, stream } = yield* Effect.catch(attempt(request), fail)
+      const join = makeJoin()
+      let arrived: ReadonlyArray<IWatchResponse> | undefined = responses
+      let failure: EtcdError | undefined
+
+      const accept = (responses: ReadonlyArray<IWatchResponse>): ReadonlyArray<WatchItem> => {
+        const items: Array<WatchItem> = []
+        for (const response of responses) {
+          if (response.canceled) {
+            failure = ending(response)
+            break
+          }
+          if (response.created) items.push({ _tag: "Opened", revision: BigInt(response.header.revision) })
+          items.push(...join(response))
+        }
+        return items
+      }
+      const ending = (response: IWatchResponse): EtcdError =>
+        isZero(response.compact_revision)
+          ? connection.error("watch", cancelled(response))
+          : new EtcdError({
+            operation: "watch",
+            reason: new Compacted({ compactRevision: BigInt(response.compact_revision) })
+          })
+
+      return Stream.fromPull(Effect.succeed(Effect.gen(function*() {
+        while (true) {
+          // What came before the end is delivered before it.
+          if (failure !== undefined) return yield* failure
+          const items = accept(arrived ?? (yield* Effect.catch(wait(stream), fail)))
+          arrived = undefined
+          if (Arr.isReadonlyArrayNonEmpty(items)) return items
+        }
+      })))
+    }))
+}
+
+const silent: Status = { code: Code.UNAVAILABLE, details: "the watch has gone silent" }
+
+const createRequest = (request: WatchRequest) => ({
+  ...range(request),
+  // 0 is "from now".
+  start_revision: String(request.startRevision ?? 0n),
+  prev_kv: request.previousKv ?? false,
+  progress_notify: true,
+  // Otherwise a batch over the receive limit could never be delivered.
+  fragment: true
+})
+
+const isZero = (int64: string): boolean => int64 === "0"
+
+/** etcd says why in words only. */
+const cancelled = ({ cancel_reason: reason }: IWatchResponse): Status => {
+  const code = reason.includes("permission denied")
+    ? Code.PERMISSION_DENIED
+    : reason.includes("invalid auth token")
+    ? Code.UNAUTHENTICATED
+    : /auth store is old|user name is empty|range is empty/.test(reason)
+    ? Code.INVALID_ARGUMENT
+    : Code.UNAVAILABLE
+  return { code, details: reason === "" ? "the server cancelled the watch" : reason }
+}
+
+/** Some versions call an expired token of a watch "permission denied": a fresh one tells the two apart. */
+const isDenied = (status: Status): boolean => isStaleToken(status) || status.code === Code.PERMISSION_DENIED
+
+/**
+ * Makes whole revisions of responses. A fragment can end within a revision, so its last one is held back until the next
+ * response goes on with it, or a response that is no fragment completes it.
+ */
+const makeJoin = () => {
+  let held: Array<WatchEvent> = []
+  return ({ events, fragment }: IWatchResponse): ReadonlyArray<WatchItem> => {
+    const items: Array<WatchItem> = []
+    const emit = () => {
+      const [first] = held
+      if (first !== undefined) items.push({ _tag: "Batch", revision: modRevision(first), events: held })
+      held = []
+    }
+    for (const raw of events) {
+      const event = watchEvent(raw)
+      const [first] = held
+      if (first !== undefined && modRevision(first) !== modRevision(event)) emit()
+      held.push(event)
+    }
+    if (!fragment) emit()
+    return items
+  }
+}
+
+const modRevision = (event: WatchEvent): bigint => event._tag === "Put" ? event.kv.modRevision : event.modRevision
+
+const watchEvent = (event: IEvent): WatchEvent => {
+  const previous = optionalKeyValue(event.prev_kv)
+  return event.type === "Delete"
+    ? { _tag: "Delete", key: decodeKey(event.kv.key), modRevision: BigInt(event.kv.mod_revision), previous }
+    : { _tag: "Put", kv: keyValue(event.kv), previous }
+}
