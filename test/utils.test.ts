@@ -59,6 +59,7 @@ describe("EtcdServer", () => {
       const script = `
         import * as Effect from "effect/Effect"
         import { makeEtcdServer } from "${new URL("utils/EtcdServer.ts", import.meta.url).href}"
+        setInterval(() => {}, 1000)
         await Effect.runPromise(Effect.scoped(Effect.gen(function*() {
           const server = yield* makeEtcdServer()
           console.log(yield* server.pid)

@@ -1,0 +1,135 @@
+/**
+ * What somebody who installs the package gets: packs it, installs the tarball with its peers into an empty project, and
+ * there imports every public name, compiles with `skipLibCheck: false`, and compiles and runs the quick start.
+ */
+import * as assert from "node:assert/strict"
+import { execFileSync } from "node:child_process"
+import * as Fs from "node:fs"
+import * as Os from "node:os"
+import * as Path from "node:path"
+
+const root = Path.join(import.meta.dirname, "..")
+const project = Fs.mkdtempSync(Path.join(Os.tmpdir(), "effect-coord-consumer-"))
+process.once("exit", () => Fs.rmSync(project, { recursive: true, force: true }))
+
+const say = (text: string) => console.log(`- ${text}`)
+
+/** Without what npm tells the scripts it runs about their package. */
+const env = Object.fromEntries(
+  Object.entries(process.env).filter(([name]) =>
+    !name.startsWith("npm_package_") && name !== "npm_config_local_prefix" && !name.startsWith("ETCD_")
+  )
+)
+
+const run = (command: string, args: ReadonlyArray<string>, cwd = project): string => {
+  console.log(`$ ${command} ${args.join(" ")}`)
+  return execFileSync(command, args, { cwd, env, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] })
+}
+
+const write = (name: string, content: string | object): void => {
+  const text = typeof content === "string" ? content : JSON.stringify(content, null, 2)
+  Fs.writeFileSync(Path.join(project, name), text)
+}
+
+const compile = (config: string): void => {
+  const output = (() => {
+    try {
+      return run("node_modules/.bin/tsc", ["-p", config])
+    } catch (error) {
+      console.log(error instanceof Error && "stdout" in error ? error.stdout : error)
+      return process.exit(1)
+    }
+  })()
+  assert.equal(output.trim(), "")
+}
+
+// The tarball.
+Fs.rmSync(Path.join(root, "dist"), { recursive: true, force: true })
+const packed: unknown = JSON.parse(
+  // The output of `prepack` comes before the list.
+  run("npm", ["pack", "--json", "--pack-destination", project], root).replace(/^[^]*?^(?=[[{]$)/m, "")
+)
+const [tarball] = Array.isArray(packed) ? packed : Object.values(Object(packed))
+const files = new Set<string>(tarball.files.map((file: { readonly path: string }) => file.path))
+for (
+  const file of ["README.md", "LICENSE", "CHANGELOG.md", "src/index.ts", "dist/index.js", "dist/index.d.ts", "dist/index.d.ts.map"]
+) {
+  assert.ok(files.has(file), `${file} is not in the tarball`)
+}
+for (const file of files) {
+  assert.match(file, /^(dist|src)\/|^(README|CHANGELOG)\.md$|^LICENSE$|^package\.json$/, `${file} is in the tarball`)
+  if (file.startsWith("src/")) {
+    assert.ok(files.has(file.replace(/^src(.*)\.ts$/, "dist$1.js")), `${file} has not been built`)
+  }
+}
+say(`${files.size} files, ${Math.round(tarball.size / 1024)} KiB packed`)
+
+// Its consumer, with the versions that are developed against.
+const installed = (name: string): string => {
+  const file = Path.join(root, "node_modules", name, "package.json")
+  return `${name}@${JSON.parse(Fs.readFileSync(file, "utf8")).version}`
+}
+write("package.json", { name: "consumer", private: true, type: "module" })
+const dependencies = ["effect", "@grpc/grpc-js", "@effect/platform-node", "typescript", "@types/node"]
+run("npm", ["install", "--no-audit", "--no-fund", "--prefer-offline", tarball.filename, ...dependencies.map(installed)])
+const problems = run("npm", ["ls", "--all", "--json"])
+assert.equal(JSON.parse(problems).problems, undefined, problems)
+say("installs with its peers, and nothing is missing or invalid")
+
+// Every public name, as a value or as a type.
+const index = Fs.readFileSync(Path.join(root, "src/index.ts"), "utf8").replace(/\/\*[^]*?\*\/|\/\/.*$/gm, "")
+const listed = [...index.matchAll(/export\s+(type\s+)?\{([^}]*)\}/g)].flatMap(([, allTypes, names]) =>
+  String(names).split(",").map((name) => name.trim()).filter((name) => name !== "").map((name) => ({
+    name: name.replace(/^type\s+/, "").replace(/^.*\sas\s+/, ""),
+    isType: allTypes !== undefined || name.startsWith("type ")
+  }))
+)
+const types = listed.filter(({ isType }) => isType).map(({ name }) => name)
+const values = Object.keys(await import(Path.join(root, "src/index.ts"))).toSorted()
+assert.ok(values.length > 0, "the package exports nothing")
+write(
+  "names.ts",
+  [
+    `import { ${values.join(", ")} } from "effect-coord"`,
+    ...types.map((name, position) => `export type { ${name} as T${position} } from "effect-coord"`),
+    `export const all: ReadonlyArray<unknown> = [${values.join(", ")}]`,
+    ""
+  ].join("\n")
+)
+write(
+  "check.mjs",
+  `import * as assert from "node:assert/strict"
+   import * as coord from "effect-coord"
+   assert.deepEqual(Object.keys(coord).toSorted(), ${JSON.stringify(values)})
+   for (const path of ["internal/Transport", "internal/Transport.js", "dist/internal/Transport.js", "src/index.ts", "Etcd"]) {
+     await assert.rejects(import("effect-coord/" + path), { code: "ERR_PACKAGE_PATH_NOT_EXPORTED" }, path)
+   }
+`
+)
+run("node", ["check.mjs"])
+say(`${values.length} values are importable, nothing internal is`)
+
+// The quick start, as a reader would copy it.
+const quickstart = Path.join(root, "examples/quickstart.ts")
+const text = Fs.readFileSync(quickstart, "utf8").replaceAll("\"../src/index.ts\"", "\"effect-coord\"")
+assert.doesNotMatch(text, /from "\.\.?\//, "the quick start imports a file that a reader does not have")
+write("quickstart.ts", text)
+write("tsconfig.json", {
+  compilerOptions: {
+    target: "ES2023",
+    module: "NodeNext",
+    moduleResolution: "NodeNext",
+    types: ["node"],
+    strict: true,
+    exactOptionalPropertyTypes: true,
+    noUncheckedIndexedAccess: true,
+    skipLibCheck: false,
+    declaration: true,
+    outDir: "out"
+  },
+  include: ["names.ts", "quickstart.ts"]
+})
+compile("tsconfig.json")
+say(`${values.length} values and ${types.length} types compile, with the libraries' own typings checked`)
+console.log(run("node", ["out/quickstart.js"]).replace(/^/gm, "  | "))
+say("the quick start runs")
