@@ -72,7 +72,9 @@ const piece = fc.constantFrom(
 const anyString = fc.oneof(
   fc.string({ unit: "binary" }),
   fc.string({ unit: "grapheme" }),
-  fc.array(fc.oneof(piece, fc.string({ unit: "binary", maxLength: 3 })), { maxLength: 6 }).map((parts) => parts.join("")),
+  fc.array(fc.oneof(piece, fc.string({ unit: "binary", maxLength: 3 })), { maxLength: 6 }).map((parts) =>
+    parts.join("")
+  ),
   // JSON string literals, once and twice, with white space around.
   fc.tuple(fc.constantFrom("", " ", "\n", "\r\t"), fc.string({ unit: "binary" })).map(([space, s]) =>
     `${space}${JSON.stringify(s)}${space}`
@@ -84,7 +86,20 @@ const wellFormed = anyString.map((s) => s.toWellFormed())
 const anyNumber = fc.oneof(
   fc.double(),
   fc.integer(),
-  fc.constantFrom(-0, 0, 2 ** 53, 2 ** 53 + 2, -(2 ** 63), 9223372036854774784, 1e20, 1e21, 1e22, 1e23, 1.5e300, 5e-324),
+  fc.constantFrom(
+    -0,
+    0,
+    2 ** 53,
+    2 ** 53 + 2,
+    -(2 ** 63),
+    9223372036854774784,
+    1e20,
+    1e21,
+    1e22,
+    1e23,
+    1.5e300,
+    5e-324
+  ),
   fc.bigInt({ min: -(2n ** 70n), max: 2n ** 70n }).map(Number)
 )
 const finite = anyNumber.filter(Number.isFinite)
@@ -101,18 +116,22 @@ const Nested = Schema.Struct({
   tags: Schema.Array(Schema.Union([Schema.String, Schema.Finite])),
   limits: Schema.Record(Schema.String, Schema.Struct({ max: Schema.Finite }))
 })
-const nested = (number: fc.Arbitrary<number>): fc.Arbitrary<typeof Nested.Type> => fc.record({
-  name: anyString,
-  port: fc.integer(),
-  ratio: number,
-  id: fc.bigInt(),
-  at: fc.date({ noInvalidDate: true }),
-  every: fc.integer({ min: 0 }).map(Duration.millis),
-  note: fc.option(anyString, { nil: null }),
-  label: fc.option(anyString, { nil: undefined }).map(Option.fromUndefinedOr),
-  tags: fc.array(fc.oneof(anyString, number.filter(Number.isFinite))),
-  limits: fc.dictionary(fc.oneof(fc.string(), fc.constant("__proto__")), fc.record({ max: number.filter(Number.isFinite) }))
-}, { requiredKeys: ["name", "ratio", "id", "at", "every", "note", "label", "tags", "limits"] })
+const nested = (number: fc.Arbitrary<number>): fc.Arbitrary<typeof Nested.Type> =>
+  fc.record({
+    name: anyString,
+    port: fc.integer(),
+    ratio: number,
+    id: fc.bigInt(),
+    at: fc.date({ noInvalidDate: true }),
+    every: fc.integer({ min: 0 }).map(Duration.millis),
+    note: fc.option(anyString, { nil: null }),
+    label: fc.option(anyString, { nil: undefined }).map(Option.fromUndefinedOr),
+    tags: fc.array(fc.oneof(anyString, number.filter(Number.isFinite))),
+    limits: fc.dictionary(
+      fc.oneof(fc.string(), fc.constant("__proto__")),
+      fc.record({ max: number.filter(Number.isFinite) })
+    )
+  }, { requiredKeys: ["name", "ratio", "id", "at", "every", "note", "label", "tags", "limits"] })
 
 const lossless = <A>(name: string, schema: Pure<A>, arbitrary: fc.Arbitrary<A>) =>
   it(`${name}: what is read is what was written`, () => {
@@ -134,17 +153,29 @@ describe("lossless", () => {
     fc.oneof(anyString, finite, fc.constant(null), fc.boolean())
   )
   lossless("NullOr(String)", Schema.NullOr(Schema.String), fc.option(anyString, { nil: null }))
-  lossless("Literals", Schema.Literals(["null", "\"null\"", "on", " null "]),
-    fc.constantFrom("null" as const, "\"null\"" as const, "on" as const, " null " as const))
-  lossless("Literals and null", Schema.NullOr(Schema.Literals(["null", "on"])),
-    fc.constantFrom("null" as const, "on" as const, null))
+  lossless(
+    "Literals",
+    Schema.Literals(["null", "\"null\"", "on", " null "]),
+    fc.constantFrom("null" as const, "\"null\"" as const, "on" as const, " null " as const)
+  )
+  lossless(
+    "Literals and null",
+    Schema.NullOr(Schema.Literals(["null", "on"])),
+    fc.constantFrom("null" as const, "on" as const, null)
+  )
   lossless("Number", Schema.Number, anyNumber)
   lossless("BigInt", Schema.BigInt, fc.bigInt())
   lossless("Date", Schema.Date, fc.date({ noInvalidDate: true }))
-  lossless("Option(String)", Schema.Option(Schema.String),
-    fc.option(anyString, { nil: undefined }).map(Option.fromUndefinedOr))
-  lossless("Record", Schema.Record(Schema.String, Schema.String),
-    fc.dictionary(fc.oneof(anyString, fc.constant("__proto__")), anyString))
+  lossless(
+    "Option(String)",
+    Schema.Option(Schema.String),
+    fc.option(anyString, { nil: undefined }).map(Option.fromUndefinedOr)
+  )
+  lossless(
+    "Record",
+    Schema.Record(Schema.String, Schema.String),
+    fc.dictionary(fc.oneof(anyString, fc.constant("__proto__")), anyString)
+  )
   lossless("Uint8Array", Schema.Uint8Array, fc.uint8Array())
   lossless("fromJsonString(String)", Schema.fromJsonString(Schema.String), anyString)
   lossless("a nested struct", Nested, nested(anyNumber))
@@ -272,10 +303,18 @@ describe("JSON", () => {
     ["Number", Schema.Number, NaN, "\"NaN\""],
     ["a suspended number", Schema.suspend(() => Schema.Finite), 1, "1"],
     ["Struct", Schema.Struct({ a: Schema.String, b: Schema.optionalKey(Schema.Int) }), { a: "x" }, "{\"a\":\"x\"}"],
-    ["a transformed string", Schema.Finite.pipe(Schema.decodeTo(Schema.String, SchemaTransformation.transform({
-      decode: String,
-      encode: Number
-    }))), "5", "5"]
+    [
+      "a transformed string",
+      Schema.Finite.pipe(Schema.decodeTo(
+        Schema.String,
+        SchemaTransformation.transform({
+          decode: String,
+          encode: Number
+        })
+      )),
+      "5",
+      "5"
+    ]
   ]
   for (const [name, schema, value, expected] of cases) {
     it(`${name}: ${expected}`, () => {
@@ -332,16 +371,21 @@ describe("JSON", () => {
 
 describe("raw", () => {
   it("can be the end of a transformation", () => {
-    const Sum = RawBytes.pipe(Schema.decodeTo(Schema.Int, SchemaTransformation.transform<number, Uint8Array>({
-      decode: (value) => value.reduce((a, b) => a + b, 0),
-      encode: (sum) => new Uint8Array([sum])
-    })))
+    const Sum = RawBytes.pipe(Schema.decodeTo(
+      Schema.Int,
+      SchemaTransformation.transform<number, Uint8Array>({
+        decode: (value) => value.reduce((a, b) => a + b, 0),
+        encode: (sum) => new Uint8Array([sum])
+      })
+    ))
     assert.strictEqual(read(Sum, new Uint8Array([1, 2, 255])), 258)
     assert.deepStrictEqual(Effect.runSync(encode(Sum, 7)), new Uint8Array([7]))
   })
 
   it("keeps its meaning with checks and annotations, and is base64 inside of JSON", () => {
-    const Small = RawBytes.check(Schema.makeFilter((value: Uint8Array) => value.length <= 2)).annotate({ title: "small" })
+    const Small = RawBytes.check(Schema.makeFilter((value: Uint8Array) => value.length <= 2)).annotate({
+      title: "small"
+    })
     assert.deepStrictEqual(read(Small, new Uint8Array([0xff])), new Uint8Array([0xff]))
     assert.isString(readFailure(Small, new Uint8Array(3)))
     assert.strictEqual(write(Schema.Struct({ a: RawBytes }), { a: new Uint8Array([1]) }), "{\"a\":\"AQ==\"}")
@@ -355,34 +399,62 @@ describe("what is wrong", () => {
     Schema.makeFilter((value: string) => `${value} is not allowed`),
     Schema.makeFilter((value: string) => new SchemaIssue.InvalidValue({ message: value, expected: value }))
   )
-  const LeakyTransformation = Schema.String.pipe(Schema.decodeTo(Schema.Finite, SchemaTransformation.transformEffect({
-    decode: (value: string) => Effect.fail(new SchemaIssue.InvalidValue({ message: `cannot use ${value}` }, value, { reportInput: true })),
-    encode: (value: number) => Effect.fail(new SchemaIssue.Forbidden({ message: `cannot use ${value}` }, value, { reportInput: true }))
-  })))
-  const Throwing = Schema.String.pipe(Schema.decodeTo(Schema.Finite, SchemaTransformation.transform({
-    decode: (value: string): number => JSON.parse(value),
-    encode: (value: number): string => {
-      throw new Error(String(value))
-    }
-  })))
+  const LeakyTransformation = Schema.String.pipe(Schema.decodeTo(
+    Schema.Finite,
+    SchemaTransformation.transformEffect({
+      decode: (value: string) =>
+        Effect.fail(new SchemaIssue.InvalidValue({ message: `cannot use ${value}` }, value, { reportInput: true })),
+      encode: (value: number) =>
+        Effect.fail(new SchemaIssue.Forbidden({ message: `cannot use ${value}` }, value, { reportInput: true }))
+    })
+  ))
+  const Throwing = Schema.String.pipe(Schema.decodeTo(
+    Schema.Finite,
+    SchemaTransformation.transform({
+      decode: (value: string): number => JSON.parse(value),
+      encode: (value: number): string => {
+        throw new Error(String(value))
+      }
+    })
+  ))
   const documents: ReadonlyArray<readonly [string, Pure<unknown>, string, RegExp]> = [
     ["a wrong type", Schema.Struct({ port: Schema.Int }), `{"port":"${secret}"}`, /at port$/],
     ["not JSON", Schema.Struct({ port: Schema.Int }), secret, /^Expected JSON$/],
-    ["a check", Schema.Struct({ a: Schema.Array(Schema.String.check(Schema.isMaxLength(3))) }), `{"a":["x","${secret}"]}`, /length.* at a\[1\]$/],
+    [
+      "a check",
+      Schema.Struct({ a: Schema.Array(Schema.String.check(Schema.isMaxLength(3))) }),
+      `{"a":["x","${secret}"]}`,
+      /length.* at a\[1\]$/
+    ],
     ["a check that talks", Schema.Struct({ a: Leaky }), `{"a":"${secret}"}`, / at a$/],
     ["a transformation that talks", Schema.Struct({ a: LeakyTransformation }), `{"a":"${secret}"}`, / at a$/],
     ["a transformation that throws", Schema.Struct({ a: Throwing }), `{"a":"${secret}"}`, /it threw SyntaxError/],
-    ["a literal", Schema.Struct({ mode: Schema.Literals(["on", "off"]) }), `{"mode":"${secret}"}`, /"on" \| "off" at mode$/],
+    [
+      "a literal",
+      Schema.Struct({ mode: Schema.Literals(["on", "off"]) }),
+      `{"mode":"${secret}"}`,
+      /"on" \| "off" at mode$/
+    ],
     ["a date", Schema.Date, secret, /./],
     ["a bigint", Schema.BigInt, secret, /bigint/],
     ["a URL", Schema.URL, secret, /./],
     ["a union", Schema.Union([Schema.Finite, Schema.Boolean]), `"${secret}"`, /./],
-    ["an exclusive union", Schema.Union([Schema.String, Schema.NonEmptyString], { mode: "oneOf" }), secret, /exactly one/],
+    [
+      "an exclusive union",
+      Schema.Union([Schema.String, Schema.NonEmptyString], { mode: "oneOf" }),
+      secret,
+      /exactly one/
+    ],
     ["an option", Schema.Option(Schema.Finite), `{"_tag":"Some","value":"${secret}"}`, /at value$/],
     ["a redacted number", Schema.Redacted(Schema.Finite), `"${secret}"`, /./],
     ["inner JSON", Schema.fromJsonString(Schema.Finite), secret, /./],
     ["a class", class A extends Schema.Class<A>("A")({ b: Schema.Finite }) {}, `{"b":"${secret}"}`, /at b$/],
-    ["a missing key", Schema.Struct({ "two words": Schema.Finite }), `{"other":"${secret}"}`, /^Missing key at \["two words"\]$/],
+    [
+      "a missing key",
+      Schema.Struct({ "two words": Schema.Finite }),
+      `{"other":"${secret}"}`,
+      /^Missing key at \["two words"\]$/
+    ],
     ["a large number", Schema.Unknown, `{"a":["${secret}",${"9".repeat(30)}]}`, /at a\[1\]$/]
   ]
   for (const [name, schema, document, expected] of documents) {

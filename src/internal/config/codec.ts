@@ -76,8 +76,7 @@ const text: Format = {
     const quoted = Json.isNull(encoded) || !encoded.isWellFormed() || Option.isSome(Json.stringLiteral(encoded))
     return Effect.succeed(utf8.encode(quoted ? JSON.stringify(encoded) : encoded))
   },
-  read: (bytes) =>
-    Effect.map(decodeUtf8(bytes), (bare) => Option.getOrElse(Json.stringLiteral(bare), () => bare))
+  read: (bytes) => Effect.map(decodeUtf8(bytes), (bare) => Option.getOrElse(Json.stringLiteral(bare), () => bare))
 }
 
 const isJson = Schema.is(Schema.Json)
@@ -142,7 +141,9 @@ const codecOf = <S extends Schema.Constraint>(
 // A transformation that throws (or a value nested so deeply that the stack ends) must not end a watch. What was thrown
 // is likely to quote the value: only its name is told.
 const describeDefect = (defect: unknown): string =>
-  `Expected a value that the schema can handle: it threw ${defect instanceof Error ? defect.constructor.name : typeof defect}`
+  `Expected a value that the schema can handle: it threw ${
+    defect instanceof Error ? defect.constructor.name : typeof defect
+  }`
 
 const catchThrown = Effect.catchDefect((defect: unknown) => Effect.fail(describeDefect(defect)))
 

@@ -21,7 +21,7 @@ export const makeEvents = (hub: SharedWatch, values: Values) =>
   const previousOf = (key: string, kv: KeyValue | undefined) =>
     kv === undefined ? Effect.succeed({}) : values.decode(schema, key, kv).pipe(
       Effect.map(({ value }) => ({ previous: value })),
-      Effect.catch(() => Effect.succeed({}))
+      Effect.orElseSucceed(() => ({}))
     )
 
   const put = (key: string, kv: KeyValue, previous: KeyValue | undefined) =>

@@ -24,7 +24,12 @@ const at = (message: string, path: Path): string => path.length === 0 ? message 
 export const formatIssue = (issue: SchemaIssue.Issue): string => [...new Set(lines(issue, [], undefined))].join("\n")
 
 // `fallback` is what the nearest schema says; `override` what a failed check says about everything below it.
-const lines = (issue: SchemaIssue.Issue, path: Path, fallback: string | undefined, override?: string): Array<string> => {
+const lines = (
+  issue: SchemaIssue.Issue,
+  path: Path,
+  fallback: string | undefined,
+  override?: string
+): Array<string> => {
   switch (issue._tag) {
     case "Filter":
       return lines(issue.issue, path, fallback, override ?? checkMessage(issue))

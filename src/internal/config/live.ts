@@ -114,7 +114,10 @@ const observer = <S extends Schema.Constraint>(
       onFailure: (error) => {
         if (state === undefined) return Effect.fail(error)
         const next: Next = { ...state, status: { _tag: "Invalid", version: error.version, error } }
-        return Effect.as(Effect.logWarning("the configuration value is invalid: the last good one is kept", error), next)
+        return Effect.as(
+          Effect.logWarning("the configuration value is invalid: the last good one is kept", error),
+          next
+        )
       }
     })
 

@@ -8,7 +8,6 @@ import * as Stream from "effect/Stream"
 import type { Versioned } from "../../ConfigCenter.ts"
 import { ConfigDecodeError, ConfigEncodeError, ConfigNotFound, VersionConflict } from "../../ConfigError.ts"
 import { Compare, type Etcd, type KeyValue, Operation, type WatchEvent } from "../../Etcd.ts"
-import type { EtcdError } from "../../EtcdError.ts"
 import { compareBytes } from "../keys.ts"
 import { keyRule } from "../validate.ts"
 import * as codec from "./codec.ts"
@@ -96,7 +95,7 @@ export const makeValues = (etcd: Etcd["Service"], root: string) => {
     )
     const isOther = Option.exists(Option.flatten(first), (event) => !mayBeOurs(event, bytes))
     return isOther ? kv?.modRevision ?? 0n : undefined
-  }, Effect.catch((_: EtcdError) => Effect.undefined))
+  }, Effect.orElseSucceed(() => undefined))
 
   const remove = Effect.fnUntraced(function*(key: string) {
     const { responses: [result] } = yield* etcd.txn({ success: [Operation.delete(path(key))] })
