@@ -6,7 +6,7 @@ import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import type { ConfigEvent } from "../src/ConfigCenter.ts"
-import { PermissionDenied } from "../src/EtcdError.ts"
+import { EtcdError, PermissionDenied } from "../src/EtcdError.ts"
 import { EtcdMemory } from "../src/EtcdMemory.ts"
 import { makeConfigClient } from "./utils/configClient.ts"
 import { consume, eventually } from "./utils/watching.ts"
@@ -258,6 +258,22 @@ describe("live", () => {
       yield* put("key", "2")
       yield* eventually(() => seen.length === 2)
       assert.deepStrictEqual(seen, [1, 2])
+    }))
+
+  it.effect("a watch that stays refused is tried again at a bounded pace", () =>
+    Effect.gen(function*() {
+      const { client, config, put } = yield* makeWorld
+      yield* put("key", "1")
+      const live = yield* config.live("key", Schema.Int)
+      yield* eventually(() => client.port.watches().open === 1)
+      client.port.beforeRange(() => Effect.fail(new EtcdError({ operation: "range", reason: new PermissionDenied({}) })))
+      const before = client.port.ranges()
+      yield* client.port.failWatches(new PermissionDenied({}))
+      yield* TestClock.adjust("10 minutes")
+      const tries = client.port.ranges() - before
+      assert.isAtLeast(tries, 60)
+      assert.isAtMost(tries, 300)
+      assert.strictEqual((yield* live.status)._tag, "Stale")
     }))
 
   it.effect("its streams end with the scope, also for those who come late; the last value stays", () =>
