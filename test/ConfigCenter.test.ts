@@ -19,16 +19,7 @@ import { ConfigCenter } from "../src/ConfigCenter.ts"
 import { VersionConflict } from "../src/ConfigError.ts"
 import { Etcd } from "../src/Etcd.ts"
 import { EtcdMemory } from "../src/EtcdMemory.ts"
-import { configContract } from "./contract/ConfigContract.ts"
-import { Operator } from "./contract/Operator.ts"
 import { makeConfigClient, timeout } from "./utils/configClient.ts"
-
-configContract(
-  "the configuration center on memory",
-  Layer.unwrap(
-    Effect.map(EtcdMemory.make(), (store) => Layer.merge(EtcdMemory.layerPort(store), Operator.layerMemory(store)))
-  )
-)
 
 /** Everything in it, whatever it is. */
 const dump = (value: unknown): string =>
