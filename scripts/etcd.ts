@@ -93,7 +93,7 @@ const unpack = Effect.fnUntraced(function*(suite: string, mirror: string, folder
     "Dir::State::lists": Path.join(folder, "lists"),
     "Dir::Cache": folder,
     // Root's apt would drop to a user who cannot write here.
-    "APT::Sandbox::User": String(process.env["USER"] ?? "root"),
+    "APT::Sandbox::User": "root",
     "Acquire::Languages": "none",
     "Acquire::Retries": "2",
     "Acquire::http::Timeout": "20"
@@ -124,7 +124,7 @@ const fetchSuite = (suite: string, mirror: string): Effect.Effect<void, EtcdNotF
   ).pipe(Effect.andThen(sweep))
 
 const fetchVersion = Effect.fnUntraced(function*(version: EtcdVersion) {
-  let reason = "this machine has no apt"
+  let reason = "no apt sources are configured here"
   for (const mirror of yield* mirrors) {
     for (const suite of suites[version]) {
       const failure = yield* Effect.flip(fetchSuite(suite, mirror)).pipe(Effect.orElseSucceed(() => undefined))

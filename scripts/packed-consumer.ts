@@ -52,7 +52,15 @@ const packed: unknown = JSON.parse(
 const [tarball] = Array.isArray(packed) ? packed : Object.values(Object(packed))
 const files = new Set<string>(tarball.files.map((file: { readonly path: string }) => file.path))
 for (
-  const file of ["README.md", "LICENSE", "CHANGELOG.md", "src/index.ts", "dist/index.js", "dist/index.d.ts", "dist/index.d.ts.map"]
+  const file of [
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+    "src/index.ts",
+    "dist/index.js",
+    "dist/index.d.ts",
+    "dist/index.d.ts.map"
+  ]
 ) {
   assert.ok(files.has(file), `${file} is not in the tarball`)
 }

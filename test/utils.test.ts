@@ -3,8 +3,10 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as ChildProcess from "node:child_process"
 import * as Net from "node:net"
+import { findEtcd } from "../scripts/etcd.ts"
 import { makeCluster } from "./utils/Cluster.ts"
-import { makeEtcdServer, TestEtcd } from "./utils/EtcdServer.ts"
+import { makeEtcdServer, makeMember, retryTakenPort, TestEtcd } from "./utils/EtcdServer.ts"
+import { freePort } from "./utils/ports.ts"
 import { makeProxy } from "./utils/Proxy.ts"
 
 const isAlive = (pid: number): boolean => {
@@ -82,6 +84,24 @@ describe("EtcdServer", () => {
       const server = yield* TestEtcd
       yield* server.etcdctl("put", "a", "1")
     }).pipe(Effect.provide(TestEtcd.layer())), 60_000)
+
+  it.live("leaves a port that is taken to its owner, and tries another", () =>
+    Effect.gen(function*() {
+      const owner = yield* makeEtcdServer()
+      const binary = yield* findEtcd("3.5")
+      let port = owner.port
+      const server = yield* retryTakenPort(Effect.gen(function*() {
+        const peerPort = yield* freePort
+        const initialCluster = `test=http://127.0.0.1:${peerPort}`
+        const made = yield* makeMember({ binary, name: "test", port, peerPort, initialCluster, args: [] })
+        port = yield* freePort
+        yield* made.start
+        return made.server
+      }))
+      assert.notStrictEqual(server.port, owner.port)
+      yield* owner.etcdctl("put", "a", "1")
+      assert.strictEqual(yield* server.etcdctl("get", "a"), "")
+    }), 60_000)
 
   it.live("a server that cannot start says why", () =>
     Effect.gen(function*() {

@@ -28,7 +28,7 @@ interface Status {
 
 const status = (member: EtcdServer): Effect.Effect<Status | undefined> =>
   Effect.map(
-    httpRequest("POST", `http://${member.endpoint}/v3/maintenance/status`, "{}"),
+    httpRequest({ method: "POST", port: member.port, path: "/v3/maintenance/status" }, "{}"),
     (text) => text === undefined ? undefined : JSON.parse(text)
   )
 

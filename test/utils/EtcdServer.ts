@@ -67,14 +67,10 @@ const realSleep = (millis: number): Effect.Effect<void> =>
   })
 
 /** The answer to a request over HTTP, or undefined when none came in time. */
-export const httpRequest = (
-  method: "GET" | "POST",
-  url: string,
-  body = ""
-): Effect.Effect<string | undefined> =>
+export const httpRequest = (options: Http.RequestOptions, body = ""): Effect.Effect<string | undefined> =>
   Effect.callback((resume) => {
     const none = () => resume(Effect.succeed(undefined))
-    const request = Http.request(url, { method, timeout: 1000, agent: false }, (response) => {
+    const request = Http.request({ host: "127.0.0.1", timeout: 1000, agent: false, ...options }, (response) => {
       let text = ""
       response.setEncoding("utf8")
       response.on("data", (chunk: string) => {
@@ -113,8 +109,8 @@ const watchdog = (folder: string): { readonly watch: (pid: number | undefined) =
   return { watch: (pid) => shell.stdin.write(`${pid ?? ""}\n`), end: () => shell.stdin.end() }
 }
 
-const healthy = (url: string): Effect.Effect<boolean> =>
-  Effect.map(httpRequest("GET", `${url}/health`), (text) => /"health":\s*"true"/.test(text ?? ""))
+const healthy = (socketPath: string): Effect.Effect<boolean> =>
+  Effect.map(httpRequest({ socketPath, path: "/health" }), (text) => /"health":\s*"true"/.test(text ?? ""))
 
 /** One process of a cluster, not yet started. `start` fails when it exits, or is not healthy within 30 seconds. */
 export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
@@ -124,8 +120,8 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
   const tls = options.args.some((arg) => arg.startsWith("--cert-file"))
   const client = `${tls ? "https" : "http"}://127.0.0.1:${options.port}`
   const peer = `http://127.0.0.1:${options.peerPort}`
-  // With TLS the health check would need the test's certificates: etcd serves it in the clear on a port of its own.
-  const health = tls ? `http://127.0.0.1:${yield* freePort}` : client
+  // A socket in the server's own folder: whoever answers there is this server, and not another that was faster on the port.
+  const health = "health:1"
   const version: EtcdVersion = options.binary.version.startsWith("3.4.") ? "3.4" : "3.5"
   const flags = {
     "name": options.name,
@@ -138,8 +134,8 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
     "logger": "zap",
     "log-level": "error",
     "auto-compaction-retention": "0",
-    ...(version === "3.5" ? { "unsafe-no-fsync": "true" } : {}),
-    ...(tls ? { "listen-metrics-urls": health } : {})
+    "listen-metrics-urls": `unix://${health}`,
+    ...(version === "3.5" ? { "unsafe-no-fsync": "true" } : {})
   }
   const args = [...Object.entries(flags).map(([name, value]) => `--${name}=${value}`), ...options.args]
   let current: ChildProcess.ChildProcess | undefined
@@ -167,6 +163,7 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
     // To a file, not to a pipe: a test that blocks its event loop must not block etcd's logging.
     const output = Fs.openSync(log, "a")
     current = ChildProcess.spawn(options.binary.etcd, args, {
+      cwd: folder,
       detached: true,
       env: environment(),
       stdio: ["ignore", output, output]
@@ -186,10 +183,9 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
       }))
 
   const ready: Effect.Effect<void, EtcdStartFailed> = Effect.gen(function*() {
-    for (let waited = 0; waited < 30_000; waited += 50) {
+    for (const end = performance.now() + 30_000; performance.now() < end;) {
       if (!running()) return yield* failed("exited while it started")
-      // Alive after the answer, too: another server may have been faster on this port.
-      if ((yield* healthy(health)) && running()) return
+      if (yield* healthy(Path.join(folder, health))) return
       yield* realSleep(50)
     }
     return yield* failed("is not healthy after 30 seconds")

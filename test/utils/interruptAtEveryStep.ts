@@ -17,7 +17,7 @@ export interface InterruptAtEveryStep<S, A, E, R, E1, R1, E2, R2> {
   readonly tick?: Duration.Input
 }
 
-/** Asks at every step of every fiber that runs under it, and never makes one yield that would not. */
+/** Asks at every step of every fiber that runs under it, and makes one yield only where the interruption comes. */
 class StepScheduler extends Scheduler.MixedScheduler {
   steps = 0
   /** Whether the turn came before the run had ended. */
@@ -34,8 +34,12 @@ class StepScheduler extends Scheduler.MixedScheduler {
   override shouldYield(fiber: Fiber.Fiber<unknown, unknown>): boolean {
     this.steps++
     if (this.target !== undefined && this.steps === this.last) {
-      this.reached = this.target.pollUnsafe() === undefined
-      this.target.interruptUnsafe()
+      const target = this.target
+      this.reached = target.pollUnsafe() === undefined
+      // Both stand still when it comes, as in reality: an interrupt from inside a step would be noticed only after that step, also
+      // when it enters an uninterruptible region, whose rest would then not run.
+      queueMicrotask(() => target.interruptUnsafe())
+      return true
     }
     return super.shouldYield(fiber)
   }
