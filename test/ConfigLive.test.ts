@@ -132,6 +132,22 @@ describe("live", () => {
       assert.deepStrictEqual(statuses.map((each) => each._tag), ["Ok", "Invalid", "Ok"])
     }))
 
+  it.effect("a good value that was followed by a bad one at once is the last good one", () =>
+    Effect.gen(function*() {
+      const { client, config, put } = yield* makeWorld
+      yield* put("key", "1")
+      const live = yield* config.live("key", Schema.Int)
+      const { seen } = yield* consume(live.statusChanges)
+      yield* eventually(() => seen.length === 1)
+      yield* client.link.refuse
+      yield* put("key", "2")
+      yield* put("key", "bad")
+      yield* client.link.accept
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual((yield* live.status)._tag, "Invalid")
+      assert.strictEqual(yield* live.get, 2)
+    }))
+
   it.effect("a deleted key keeps the last good value, and is followed when it is back", () =>
     Effect.gen(function*() {
       const { config, put, remove } = yield* makeWorld
@@ -266,7 +282,9 @@ describe("live", () => {
       yield* put("key", "1")
       const live = yield* config.live("key", Schema.Int)
       yield* eventually(() => client.port.watches().open === 1)
-      client.port.beforeRange(() => Effect.fail(new EtcdError({ operation: "range", reason: new PermissionDenied({}) })))
+      client.port.beforeRange(() =>
+        Effect.fail(new EtcdError({ operation: "range", reason: new PermissionDenied({}) }))
+      )
       const before = client.port.ranges()
       yield* client.port.failWatches(new PermissionDenied({}))
       yield* TestClock.adjust("10 minutes")

@@ -4,7 +4,6 @@
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as HashMap from "effect/HashMap"
 import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
 import type * as Schema from "effect/Schema"
@@ -56,9 +55,24 @@ export const makeLive = <S extends Schema.Constraint>(
 
     let failures = 0
     const path = values.path(key)
-    const follow = Stream.runForEach(hub.snapshots({ key: path }), ({ kvs, revision }) => {
-      failures = 0
-      return Effect.flatMap(observe(state, Option.getOrUndefined(HashMap.get(kvs, path)), revision), become)
+    // Each change, not just the latest: a good value may be followed by a bad one at once, and is the last good one then.
+    const follow = Effect.suspend(() => {
+      let isFirst = true
+      return hub.changes({ key: path }).pipe(
+        Stream.flattenIterable,
+        Stream.runForEach((change) => {
+          failures = 0
+          const observed = change._tag === "Put"
+            ? observe.put(state, change.kv)
+            : change._tag === "Delete"
+            ? observe.missing(state, change.modRevision)
+            : isFirst
+            ? observe.missing(state, change.revision)
+            : undefined
+          isFirst = false
+          return observed === undefined ? Effect.void : Effect.flatMap(observed, become)
+        })
+      )
     })
     yield* follow.pipe(
       Effect.catchTag("EtcdError", (error) => {
@@ -91,7 +105,7 @@ export const makeLive = <S extends Schema.Constraint>(
     }
   }))
 
-/** What a live value becomes when etcd says this. Fails only while there is no value yet. */
+/** What a live value becomes when its key is put, or is not there. Fails only while there is no value yet. */
 const observer = <S extends Schema.Constraint>(
   values: Values,
   key: string,
@@ -100,7 +114,10 @@ const observer = <S extends Schema.Constraint>(
 ) => {
   type Next = State<S["Type"]>
 
-  const put = (state: Next | undefined, kv: KeyValue) =>
+  const put = (
+    state: Next | undefined,
+    kv: KeyValue
+  ): Effect.Effect<Next, ConfigNotFound | ConfigDecodeError, S["DecodingServices"]> =>
     Effect.matchEffect(values.decode(schema, key, kv), {
       onSuccess: ({ value, version }) => {
         const status: LiveStatus = { _tag: "Ok", version }
@@ -121,7 +138,10 @@ const observer = <S extends Schema.Constraint>(
       }
     })
 
-  const missing = (state: Next | undefined, version: bigint): Effect.Effect<Next, ConfigNotFound> => {
+  const missing = (
+    state: Next | undefined,
+    version: bigint
+  ): Effect.Effect<Next, ConfigNotFound | ConfigDecodeError, S["DecodingServices"]> => {
     if (state === undefined && typeof onDelete === "string") return Effect.fail(new ConfigNotFound({ key }))
     const status: LiveStatus = { _tag: "Deleted", version }
     if (state !== undefined && (onDelete === "keep" || state.source === undefined)) {
@@ -135,12 +155,7 @@ const observer = <S extends Schema.Constraint>(
     })
   }
 
-  return (
-    state: Next | undefined,
-    kv: KeyValue | undefined,
-    revision: bigint
-  ): Effect.Effect<Next, ConfigNotFound | ConfigDecodeError, S["DecodingServices"]> =>
-    kv === undefined ? missing(state, revision) : put(state, kv)
+  return { put, missing }
 }
 
 const isSame = (a: KeyValue | undefined, b: KeyValue): boolean =>
