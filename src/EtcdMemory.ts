@@ -67,7 +67,10 @@ const make = Effect.fnUntraced(function*(
   const store = new Store(yield* Clock.Clock, options.retention ?? 10_000)
   yield* Effect.forkScoped(expireLeases(store))
 
-  const operator = <A>(operation: string, answer: () => Result.Result<A, EtcdErrorReason>): Effect.Effect<A, EtcdError> =>
+  const operator = <A>(
+    operation: string,
+    answer: () => Result.Result<A, EtcdErrorReason>
+  ): Effect.Effect<A, EtcdError> =>
     Effect.suspend(() => Effect.fromResult(answer())).pipe(
       Effect.mapError((reason) => new EtcdError({ operation, reason }))
     )
@@ -77,8 +80,7 @@ const make = Effect.fnUntraced(function*(
     revision: Effect.sync(() => store.revision),
     compact: (revision) => operator("compact", () => store.compact(revision)),
     revokeLease: (id) => operator("revokeLease", () => store.leaseRevoke(id)),
-    deleteKey: (key) =>
-      Effect.asVoid(operator("deleteKey", () => store.txn({ success: [Operation.delete(key)] }))),
+    deleteKey: (key) => Effect.asVoid(operator("deleteKey", () => store.txn({ success: [Operation.delete(key)] }))),
     restart: Effect.sync(() => store.restart()),
     snapshot: Effect.sync(() => ({ [StoreId]: store.snapshot() })),
     restore: (snapshot) => Effect.sync(() => store.restore(snapshot[StoreId]))

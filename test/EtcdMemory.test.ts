@@ -1,20 +1,11 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
-import * as Stream from "effect/Stream"
 import * as Fiber from "effect/Fiber"
+import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
 import { Etcd, Operation } from "../src/Etcd.ts"
 import { EtcdMemory } from "../src/EtcdMemory.ts"
-import { etcdContract } from "./contract/EtcdContract.ts"
-import { Operator } from "./contract/Operator.ts"
-
-etcdContract(
-  "the port on memory",
-  Layer.unwrap(Effect.map(EtcdMemory.make(), (store) =>
-    Layer.merge(EtcdMemory.layerPort(store), Operator.layerMemory(store))))
-)
 
 describe("EtcdMemory", () => {
   it.effect("a lease that is not kept alive takes all its keys with it in one revision", () =>
@@ -23,7 +14,9 @@ describe("EtcdMemory", () => {
       yield* Effect.gen(function*() {
         const etcd = yield* Etcd
         const lease = yield* etcd.leaseGrant(Duration.seconds(5))
-        yield* etcd.txn({ success: [Operation.put("b", "1", { lease: lease.id }), Operation.put("a", "2", { lease: lease.id })] })
+        yield* etcd.txn({
+          success: [Operation.put("b", "1", { lease: lease.id }), Operation.put("a", "2", { lease: lease.id })]
+        })
         const events = yield* etcd.watch({ prefix: "", startRevision: 3n }).pipe(
           Stream.filter((item) => item._tag === "Batch"),
           Stream.take(1),

@@ -6,7 +6,9 @@ const bytes = fc.oneof(
   fc.uint8Array({ maxLength: 24 }),
   fc.string({ unit: "binary", maxLength: 12 }).map((text) => new TextEncoder().encode(text)),
   // Near misses: pieces of well-formed text between the lead bytes that make them malformed.
-  fc.array(fc.constantFrom(0x61, 0x80, 0x9f, 0xa0, 0xbf, 0xc0, 0xc3, 0xe0, 0xed, 0xef, 0xf0, 0xf4, 0xf5, 0xff), { maxLength: 8 })
+  fc.array(fc.constantFrom(0x61, 0x80, 0x9f, 0xa0, 0xbf, 0xc0, 0xc3, 0xe0, 0xed, 0xef, 0xf0, 0xf4, 0xf5, 0xff), {
+    maxLength: 8
+  })
     .map((all) => Uint8Array.from(all))
 )
 
@@ -44,10 +46,15 @@ describe("keys", () => {
     }))
   })
 
+  it("one key is the range up to its next neighbour: an end that is sent empty means no end to etcd", () => {
+    assert.deepStrictEqual(encodeRange({ key: "a" }), { key: Uint8Array.of(0x61), rangeEnd: Uint8Array.of(0x61, 0) })
+  })
+
   it("a range that ends before it starts reads nothing, not everything", () => {
     const start = Uint8Array.of(0x61)
     assert.deepStrictEqual(encodeRange({ from: "a", to: "" }), { key: start, rangeEnd: start })
     assert.deepStrictEqual(encodeRange({ from: "a", to: "\u0000" }), { key: start, rangeEnd: start })
+    assert.deepStrictEqual(encodeRange({ from: "a", to: "a" }), { key: start, rangeEnd: start })
     assert.deepStrictEqual(encodeRange({ from: "", to: "b" }), { key: Uint8Array.of(0), rangeEnd: Uint8Array.of(0x62) })
     assert.deepStrictEqual(encodeRange({ prefix: "" }), { key: Uint8Array.of(0), rangeEnd: Uint8Array.of(0) })
   })

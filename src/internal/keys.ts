@@ -33,11 +33,17 @@ export const prefixEnd = (prefix: Uint8Array): Uint8Array => {
 const noEnd = Uint8Array.of(0)
 
 /**
- * A range as etcd's `key` and `range_end` (empty: one key). An empty start is the least possible key. A range that ends before it
- * starts ends at its start: etcd reads an empty end as "one key", a zero byte as "no end", and the rest in more than one way.
+ * A range as etcd's `key` and `range_end`, which is never empty: etcd reads an end that is absent as "one key", but one that is
+ * sent empty as "no end". So one key is the range up to its next neighbour. An empty start is the least possible key. A range that
+ * ends before it starts ends at its start: etcd reads such ones in more than one way.
  */
 export const encodeRange = (range: KeyRange): { readonly key: Uint8Array; readonly rangeEnd: Uint8Array } => {
-  if ("key" in range) return { key: encodeKey(range.key), rangeEnd: new Uint8Array(0) }
+  if ("key" in range) {
+    const key = encodeKey(range.key)
+    const rangeEnd = new Uint8Array(key.length + 1)
+    rangeEnd.set(key)
+    return { key, rangeEnd }
+  }
   if ("prefix" in range) {
     const prefix = encodeKey(range.prefix)
     return { key: prefix.length === 0 ? noEnd : prefix, rangeEnd: prefixEnd(prefix) }
@@ -72,7 +78,9 @@ const decodeEscaped = (bytes: Uint8Array): string => {
   let at = 0
   while (at < bytes.length) {
     const length = sequenceLength(bytes, at)
-    out += length === 0 ? String.fromCharCode(0xdc00 + (bytes[at] ?? 0)) : decoder.decode(bytes.subarray(at, at + length))
+    out += length === 0
+      ? String.fromCharCode(0xdc00 + (bytes[at] ?? 0))
+      : decoder.decode(bytes.subarray(at, at + length))
     at += Math.max(1, length)
   }
   return out

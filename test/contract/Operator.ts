@@ -5,7 +5,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type { EtcdMemoryStore } from "../../src/EtcdMemory.ts"
-import { httpRequest, TestEtcd } from "../utils/EtcdServer.ts"
+import { TestEtcd } from "../utils/EtcdServer.ts"
 
 export class Operator extends Context.Service<Operator, {
   /** Whether it was possible. */
@@ -16,18 +16,24 @@ export class Operator extends Context.Service<Operator, {
       compact: (revision) => Effect.map(Effect.result(store.compact(revision)), (result) => result._tag === "Success")
     })
 
-  /** Over etcd's JSON gateway, which is there on every version: `etcdctl` would start a process for each. */
+  /** Over etcd's JSON gateway, which every version has: `etcdctl` would start a process for each. */
   static readonly layerEtcd: Layer.Layer<Operator, never, TestEtcd> = Layer.effect(
     Operator,
     Effect.map(TestEtcd, (server) => ({
       compact: (revision: bigint) =>
-        Effect.map(
-          httpRequest(
-            "POST",
-            `http://${server.endpoint}/v3/kv/compaction`,
-            JSON.stringify({ revision: String(revision), physical: true })
-          ),
-          (answer) => answer !== undefined
+        Effect.promise(() =>
+          fetch(`http://${server.endpoint}/v3/kv/compaction`, {
+            method: "POST",
+            body: JSON.stringify({ revision: String(revision), physical: true })
+          }).then(async (response) => ({ status: response.status, body: await response.text() }))
+        ).pipe(
+          Effect.flatMap(({ body, status }) =>
+            status === 200
+              ? Effect.succeed(true)
+              : /compacted|future/.test(body)
+              ? Effect.succeed(false)
+              : Effect.die(new Error(`compaction: ${status} ${body}`))
+          )
         )
     }))
   )

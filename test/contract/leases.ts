@@ -2,7 +2,7 @@ import { assert } from "@effect/vitest"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { Compare, Etcd } from "../../src/Etcd.ts"
-import { type ContractTests, batches, freshPrefix, get, keys, put, reason, remove, short, txn } from "./support.ts"
+import { batches, type ContractTests, freshPrefix, get, keys, put, reason, remove, short, txn } from "./support.ts"
 
 const grant = (ttl: Duration.Input) => Effect.flatMap(Etcd, (etcd) => etcd.leaseGrant(Duration.fromInputUnsafe(ttl)))
 
@@ -26,7 +26,9 @@ export const leaseContract = (it: ContractTests): void => {
       const one = yield* grant("100 seconds")
       const two = yield* grant("100 seconds")
       assert.deepStrictEqual((yield* status(one.id)).keys, [])
-      for (const name of ["stays", "moves", "leaves", "goes", "\udcff"]) yield* put(prefix + name, "", { lease: one.id })
+      for (const name of ["stays", "moves", "leaves", "goes", "\udcff"]) {
+        yield* put(prefix + name, "", { lease: one.id })
+      }
       yield* put(`${prefix}moves`, "", { lease: two.id })
       yield* put(`${prefix}leaves`, "")
       yield* remove(`${prefix}goes`)

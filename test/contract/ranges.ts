@@ -34,7 +34,24 @@ export const rangeContract = (it: ContractTests): void => {
   it.effect("keys come in the order of their bytes, those above U+FFFF and those that are no UTF-8 too", () =>
     Effect.gen(function*() {
       const prefix = freshPrefix()
-      const ordered = ["", "\u0000", "a", "a\u0000", "a/b", "aa", "b", "\u007f", "\udc80", "\udcbf", "é", "\ud7ff", "\uffff", "😀", "\udcfe", "\udcff"]
+      const ordered = [
+        "",
+        "\u0000",
+        "a",
+        "a\u0000",
+        "a/b",
+        "aa",
+        "b",
+        "\u007f",
+        "\udc80",
+        "\udcbf",
+        "é",
+        "\ud7ff",
+        "\uffff",
+        "😀",
+        "\udcfe",
+        "\udcff"
+      ]
         .map((name) => prefix + name)
       for (const key of [...ordered].reverse()) yield* put(key, "")
       assert.deepStrictEqual(yield* keys({ prefix }), ordered)

@@ -24,7 +24,8 @@ export const freshPrefix = (): string => `/t${process.pid}-${folders++}/`
 
 const decoder = new TextDecoder()
 
-export const text = (kv: KeyValue | undefined): string | undefined => kv === undefined ? undefined : decoder.decode(kv.value)
+export const text = (kv: KeyValue | undefined): string | undefined =>
+  kv === undefined ? undefined : decoder.decode(kv.value)
 
 export const range = (request: RangeRequest) => Effect.flatMap(Etcd, (etcd) => etcd.range(request))
 

@@ -100,9 +100,12 @@ export const txnContract = (it: ContractTests): void => {
       assert.deepStrictEqual((yield* txn({ success: [Operation.delete({ prefix })] })).responses, [
         { _tag: "Delete", deleted: 2, previous: [] }
       ])
-      assert.deepStrictEqual((yield* txn({ success: [Operation.delete({ prefix }, { previousKv: true })] })).responses, [
-        { _tag: "Delete", deleted: 0, previous: [] }
-      ])
+      assert.deepStrictEqual(
+        (yield* txn({ success: [Operation.delete({ prefix }, { previousKv: true })] })).responses,
+        [
+          { _tag: "Delete", deleted: 0, previous: [] }
+        ]
+      )
     }))
 
   it.effect("all writes of a transaction are one revision, and none when it writes nothing", () =>
@@ -167,7 +170,11 @@ export const txnContract = (it: ContractTests): void => {
       ]
       for (const success of refused) {
         assert.strictEqual((yield* reason(txn({ success })))._tag, "InvalidArgument")
-        assert.strictEqual((yield* reason(txn({ failure: success })))._tag, "InvalidArgument", "in the other branch as well")
+        assert.strictEqual(
+          (yield* reason(txn({ failure: success })))._tag,
+          "InvalidArgument",
+          "in the other branch as well"
+        )
       }
       assert.deepStrictEqual(yield* keys({ prefix }), [])
       yield* txn({ success: [Operation.txn({ success: [put_], failure: [put_] }), Operation.range(key)] })
@@ -206,7 +213,10 @@ export const txnContract = (it: ContractTests): void => {
       const { revision } = yield* range({ prefix })
       const future = Operation.range({ prefix, atRevision: revision + 10n })
       const missing = yield* reason(txn({ success: [fine, Operation.put(`${prefix}l`, "", { lease: 77n })] }))
-      assert.deepStrictEqual([missing._tag, missing._tag === "LeaseNotFound" && missing.leaseId], ["LeaseNotFound", 77n])
+      assert.deepStrictEqual([missing._tag, missing._tag === "LeaseNotFound" && missing.leaseId], [
+        "LeaseNotFound",
+        77n
+      ])
       assert.strictEqual((yield* reason(txn({ success: [fine, future] })))._tag, "InvalidArgument")
       assert.strictEqual(
         (yield* reason(txn({ success: [fine, Operation.txn({ success: [future] })] })))._tag,

@@ -50,7 +50,10 @@ export const watchContract = (it: ContractTests): void => {
       const all = yield* Effect.forkChild(batches({ prefix, startRevision: start }, 200))
       for (let i = 100; i < 200; i++) yield* put(`${prefix}${i}`, "")
       const seen = yield* Fiber.join(all)
-      assert.deepStrictEqual(seen.map((batch) => batch.revision - start), Array.from({ length: 200 }, (_, i) => BigInt(i)))
+      assert.deepStrictEqual(
+        seen.map((batch) => batch.revision - start),
+        Array.from({ length: 200 }, (_, i) => BigInt(i))
+      )
     }))
 
   it.effect("an event carries the key as it was written, and as it was before when asked for", () =>
@@ -71,7 +74,9 @@ export const watchContract = (it: ContractTests): void => {
         ]
       )
       assert.deepStrictEqual(
-        (yield* batches({ key, startRevision: start }, 3)).flatMap((batch) => batch.events.map((event) => event.previous)),
+        (yield* batches({ key, startRevision: start }, 3)).flatMap((batch) =>
+          batch.events.map((event) => event.previous)
+        ),
         [undefined, undefined, undefined]
       )
     }))
@@ -86,9 +91,11 @@ export const watchContract = (it: ContractTests): void => {
       yield* txn({ success: ["a", "b/x", "\udcff"].map((name) => Operation.put(prefix + name, "end")) })
       const seen = (request: Parameters<typeof batches>[0], count: number) =>
         Effect.map(batches({ ...request, startRevision: start }, count), (all) =>
-          all.flatMap((batch) => batch.events.map((event) =>
-            event._tag === "Put" ? event.kv.key.slice(prefix.length) : "deleted"
-          )))
+          all.flatMap((batch) =>
+            batch.events.map((event) =>
+              event._tag === "Put" ? event.kv.key.slice(prefix.length) : "deleted"
+            )
+          ))
       assert.deepStrictEqual(yield* seen({ key: `${prefix}a` }, 2), ["a", "a"])
       assert.deepStrictEqual(yield* seen({ prefix: `${prefix}b` }, 3), ["b", "b/x", "b/x"])
       assert.deepStrictEqual(yield* seen({ from: `${prefix}aa`, to: `${prefix}c` }, 4), ["aa", "b", "b/x", "b/x"])
@@ -169,7 +176,10 @@ export const watchContract = (it: ContractTests): void => {
     Effect.gen(function*() {
       const prefix = freshPrefix()
       for (const to of [prefix, "/", "", "\u0000"]) {
-        assert.strictEqual((yield* reason(Stream.runDrain(watch({ from: prefix, to, startRevision: 1n }))))._tag, "InvalidArgument")
+        assert.strictEqual(
+          (yield* reason(Stream.runDrain(watch({ from: prefix, to, startRevision: 1n }))))._tag,
+          "InvalidArgument"
+        )
       }
     }))
 
@@ -191,7 +201,10 @@ export const watchContract = (it: ContractTests): void => {
       assert.strictEqual((yield* batches({ prefix, startRevision: start }, 500)).length, 500)
       yield* Deferred.succeed(goOn, undefined)
       const seen = yield* Fiber.join(slow)
-      assert.deepStrictEqual(seen.map((batch) => batch.revision - start), Array.from({ length: 500 }, (_, i) => BigInt(i)))
+      assert.deepStrictEqual(
+        seen.map((batch) => batch.revision - start),
+        Array.from({ length: 500 }, (_, i) => BigInt(i))
+      )
     }))
 
   it.effect("a transaction of a megabyte is one batch", () =>

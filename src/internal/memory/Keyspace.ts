@@ -16,17 +16,18 @@ export interface RawRange {
   readonly one: boolean
 }
 
-const latin1 = (bytes: Uint8Array): RawKey => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("latin1")
+const latin1 = (bytes: Uint8Array): RawKey =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("latin1")
 
 export const toRaw = (key: string): RawKey => latin1(encodeKey(key))
 
 export const fromRaw = (raw: RawKey): string => decodeKey(Buffer.from(raw, "latin1"))
 
 export const toRawRange = (range: KeyRange): RawRange => {
+  if ("key" in range) return { from: toRaw(range.key), to: undefined, one: true }
   const { key, rangeEnd } = encodeRange(range)
-  const one = rangeEnd.length === 0
   const endless = rangeEnd.length === 1 && rangeEnd[0] === 0
-  return { from: latin1(key), to: one || endless ? undefined : latin1(rangeEnd), one }
+  return { from: latin1(key), to: endless ? undefined : latin1(rangeEnd), one: false }
 }
 
 export const contains = (range: RawRange, key: RawKey): boolean =>
@@ -112,7 +113,9 @@ export class Keyspace {
     const more = limit > 0 && kvs.length > limit
     return {
       ...answer,
-      kvs: (more ? kvs.slice(0, limit) : kvs).map((kv) => request.keysOnly === true ? { ...kv, value: noValue } : own(kv)),
+      kvs: (more ? kvs.slice(0, limit) : kvs).map((kv) =>
+        request.keysOnly === true ? { ...kv, value: noValue } : own(kv)
+      ),
       more
     }
   }

@@ -64,6 +64,9 @@ const maxTtl = 9_000_000_000n
 /** How many revisions a watcher is given at once, and how far it may lag without minding a compaction: etcd's `chanBufLen`. */
 const pullSize = 128
 
+/** Only to a watch etcd says what is left. */
+const compacted = new Compacted({ compactRevision: 0n })
+
 const futureRevision = new InvalidArgument({ detail: "required revision is a future revision" })
 
 /** Where the public handle of a store keeps it. */
@@ -130,9 +133,9 @@ export class Store {
 
   private holds(compare: Compare): boolean {
     const found = this.keyspace.scan(toRawRange(compare))
-    return found.length === 0 ? compare.target !== "value" && compareTo(compare, absent) : found.every((kv) =>
-      compareTo(compare, kv)
-    )
+    return found.length === 0 ?
+      compare.target !== "value" && compareTo(compare, absent) :
+      found.every((kv) => compareTo(compare, kv))
   }
 
   private checkLease(step: Step): EtcdErrorReason | undefined {
@@ -145,11 +148,7 @@ export class Store {
     const revision = "atRevision" in step ? step.atRevision ?? 0n : 0n
     if (revision <= 0n) return undefined
     if (revision > this.keyspace.revision) return futureRevision
-    return revision < this.keyspace.compacted ? this.compactedReason() : undefined
-  }
-
-  private compactedReason(): EtcdErrorReason {
-    return new Compacted({ compactRevision: this.keyspace.compacted })
+    return revision < this.keyspace.compacted ? compacted : undefined
   }
 
   private apply(plan: Plan): { readonly succeeded: boolean; readonly responses: ReadonlyArray<OperationResult> } {
@@ -204,7 +203,10 @@ export class Store {
   // Leases
   // ---------------------------------------------------------------------------
 
-  leaseGrant(id: bigint, ttl: Duration.Duration): Answer<{ readonly ttl: Duration.Duration; readonly exists: boolean }> {
+  leaseGrant(
+    id: bigint,
+    ttl: Duration.Duration
+  ): Answer<{ readonly ttl: Duration.Duration; readonly exists: boolean }> {
     this.expire()
     const asked = BigInt(Math.ceil(Math.min(Duration.toSeconds(ttl), Number.MAX_SAFE_INTEGER)))
     if (asked > maxTtl) return Result.fail(new InvalidArgument({ detail: "too large lease TTL" }))
@@ -280,17 +282,26 @@ export class Store {
 
   watch(request: WatchRequest): Answer<{ readonly watcher: Watcher; readonly revision: bigint }> {
     this.expire()
-    const range = watchedRange(request)
+    const wrong = checkRange(request)
+    if (wrong !== undefined) return Result.fail(wrong)
+    const range = toRawRange(request)
     const { startRevision: start = 0n, previousKv = false } = request
-    // As etcd words and answers these two: a watch is cancelled as it is created.
-    if (start < 0n) return Result.fail(new Compacted({ compactRevision: 0n }))
+    if (start < 0n) return Result.fail(compacted)
     if (range.to !== undefined && range.to <= range.from) {
       return Result.fail(new InvalidArgument({ detail: "watcher range is empty" }))
     }
     const { revision } = this.keyspace
     const behind = start > 0n && start <= revision
     const next = start > revision || behind ? start : revision + 1n
-    const watcher: Watcher = { range, previousKv, ready: Latch.makeUnsafe(behind), next, behind, given: [], cut: undefined }
+    const watcher: Watcher = {
+      range,
+      previousKv,
+      ready: Latch.makeUnsafe(behind),
+      next,
+      behind,
+      given: [],
+      cut: undefined
+    }
     if (range.one) {
       const watchers = this.keyWatchers.get(range.from)
       if (watchers === undefined) this.keyWatchers.set(range.from, new Set([watcher]))
@@ -311,7 +322,8 @@ export class Store {
   pull(watcher: Watcher): Answer<ReadonlyArray<WatchItem>> {
     if (watcher.cut !== undefined) return Result.fail(watcher.cut)
     if (watcher.given.length === 0) {
-      if (watcher.behind && watcher.next < this.keyspace.compacted) return Result.fail(this.compactedReason())
+      const { compacted: compactRevision } = this.keyspace
+      if (watcher.behind && watcher.next < compactRevision) return Result.fail(new Compacted({ compactRevision }))
       this.give(watcher)
     }
     const batches = watcher.given
@@ -348,16 +360,14 @@ export class Store {
   compact(revision: bigint): Answer<void> {
     this.expire()
     if (revision > this.keyspace.revision) return Result.fail(futureRevision)
-    if (revision <= this.keyspace.compacted) return Result.fail(this.compactedReason())
+    if (revision <= this.keyspace.compacted) return Result.fail(compacted)
     this.forget(revision)
     return Result.succeed(undefined)
   }
 
   private forget(revision: bigint): void {
-    const { compacted, revision: last } = this.keyspace
     for (const watcher of this.watchers()) {
-      const lag = Number(last - watcher.next)
-      if (watcher.behind && watcher.next >= compacted && lag < pullSize && watcher.given.length === 0) this.give(watcher)
+      if (watcher.next >= this.keyspace.compacted) this.give(watcher)
     }
     this.keyspace.compact(revision)
   }
@@ -454,7 +464,3 @@ const advance = (watcher: Watcher, revision: bigint): void => {
   watcher.behind = true
   watcher.ready.openUnsafe()
 }
-
-/** etcd takes an empty key for the least one here, where other requests are refused. */
-const watchedRange = (request: WatchRequest): RawRange =>
-  toRawRange("key" in request && request.key === "" ? { key: "\u0000" } : request)

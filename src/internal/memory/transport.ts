@@ -28,7 +28,10 @@ export const makeTransport = ({ [StoreId]: store }: { readonly [StoreId]: Store 
       const pull: Effect.Effect<ReadonlyArray<WatchItem>, EtcdErrorReason> = Latch.await(watcher.ready).pipe(
         Effect.flatMap(() => Effect.fromResult(store.pull(watcher)))
       )
-      const batches = Stream.fromEffectRepeat(pull).pipe(Stream.filter(Arr.isReadonlyArrayNonEmpty), Stream.flattenArray)
+      const batches = Stream.fromEffectRepeat(pull).pipe(
+        Stream.filter(Arr.isReadonlyArrayNonEmpty),
+        Stream.flattenArray
+      )
       const opened: WatchItem = { _tag: "Opened", revision }
       return Stream.concat(Stream.succeed(opened), batches)
     })).pipe(
