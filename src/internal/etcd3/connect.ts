@@ -62,11 +62,8 @@ const advice = (detail: string, tls: boolean): string => {
   if (/certificate|altnames|self-signed|unable to verify/i.test(detail)) {
     return "The server's certificate is not trusted: check the options tls.ca and tls.serverName"
   }
-  if (/EPROTO|wrong version number|SSL|TLS/i.test(detail)) {
-    return tls
-      ? "Does the server speak TLS? Check the options tls and endpoints"
-      : "Does the server want TLS? Write https:// endpoints"
-  }
   if (detail.includes("no leader")) return "The cluster has lost its majority: check its members"
-  return "Is etcd running there, and may this machine reach it? Check the option endpoints"
+  const question = "Is etcd running there, and may this machine reach it? Check the option endpoints"
+  if (detail.includes("ECONNREFUSED")) return question
+  return `${question}. ${tls ? "Does it speak TLS, and trust tls.cert?" : "Does it want TLS? Then write https://"}`
 }

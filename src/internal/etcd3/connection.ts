@@ -22,7 +22,7 @@ import type * as Scope from "effect/Scope"
 import * as Etcd3 from "etcd3"
 import { checkServerIdentity } from "node:tls"
 import { Closed, EtcdError } from "../../EtcdError.ts"
-import { register, scheme } from "./resolver.ts"
+import { register, scheme, signalOption } from "./resolver.ts"
 import { neverLeft, reasonOf, type Status } from "./status.ts"
 import { type Duplex, makeDuplex } from "./stream.ts"
 
@@ -121,6 +121,8 @@ const channelOptions: ChannelOptions = {
   // A DNS record could otherwise switch on retries, and with them writes that are sent twice.
   "grpc.service_config_disable_resolution": 1,
   "grpc.use_local_subchannel_pool": 1,
+  // A proxy of the environment could not tell the endpoints of this target apart.
+  "grpc.enable_http_proxy": 0,
   // Below 5 s etcd closes the connection with "too many pings".
   "grpc.keepalive_time_ms": 5000,
   "grpc.keepalive_timeout_ms": 2000,
@@ -135,15 +137,28 @@ const channelOptions: ChannelOptions = {
 export const formatEndpoint = ({ host, port }: { readonly host: string; readonly port: number }): string =>
   host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`
 
-const makeChannel = ({ endpoints, tls }: ConnectionSettings): Channel => {
+const makeChannel = (
+  { endpoints, tls }: ConnectionSettings
+): { readonly channel: Channel; readonly close: () => void } => {
   register()
-  return new Channel(
+  const sockets = new AbortController()
+  const channel = new Channel(
     `${scheme}:${endpoints.map(formatEndpoint).join(",")}`,
     tls === undefined ? channelCredentials.createInsecure() : makeTls(tls, endpoints.map(({ host }) => host)),
-    tls?.serverName === undefined
-      ? channelOptions
-      : { ...channelOptions, "grpc.ssl_target_name_override": tls.serverName }
+    {
+      ...channelOptions,
+      [signalOption]: sockets.signal,
+      ...(tls?.serverName === undefined ? {} : { "grpc.ssl_target_name_override": tls.serverName })
+    }
   )
+  return {
+    channel,
+    close: () => {
+      channel.close()
+      // grpc-js leaves a connection alone whose peer has not said a word yet: it would stay for ever.
+      sockets.abort()
+    }
+  }
 }
 
 /** A channel knows one name only, but each member may have a certificate of its own: it must be that of one of the endpoints. */
@@ -180,24 +195,24 @@ export const makeConnection = Effect.fnUntraced(function*(
   let closed = false
 
   const dial = Effect.suspend(() => {
-    const channel = makeChannel(settings)
-    return Effect.map(makeStubs(channel), (stubs) => ({ channel, stubs }))
+    const { channel, close } = makeChannel(settings)
+    return Effect.map(makeStubs(channel), (stubs) => ({ channel, close, stubs }))
   })
   let current = yield* Effect.acquireRelease(dial, () =>
     Effect.sync(() => {
       closed = true
       for (const call of inFlight) call.cancel()
-      current.channel.close()
+      current.close()
     }))
 
   // grpc-js sets no limit to the time between TCP's accept and the peer's first word, and nothing else can be stuck for that long.
   const suspect = Effect.suspend(() => {
-    const { channel } = current
+    const { channel, close } = current
     if (closed || channel.getConnectivityState(false) !== connectivityState.CONNECTING) return Effect.void
     return Effect.map(dial, (next) => {
-      if (closed || current.channel !== channel) return next.channel.close()
+      if (closed || current.channel !== channel) return next.close()
       current = next
-      channel.close()
+      close()
     })
   }).pipe(Effect.uninterruptible)
 

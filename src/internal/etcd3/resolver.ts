@@ -2,7 +2,7 @@
  * A gRPC name resolver for a list of `host:port`, so that one channel balances over all endpoints. grpc-js has `ipv4:a,b` for
  * addresses, but takes only one DNS name for a channel.
  */
-import { experimental, status as Code } from "@grpc/grpc-js"
+import { type ChannelOptions, experimental, status as Code } from "@grpc/grpc-js"
 import { lookup } from "node:dns/promises"
 import { isIP } from "node:net"
 
@@ -10,6 +10,9 @@ export const scheme = "effect-coord-endpoints"
 
 /** Names are looked up again when a connection fails, but not in a tight loop. */
 const minimumInterval = 1000
+
+/** The channel option that holds an `AbortSignal`, which destroys all sockets of the channel, those that are being connected too. */
+export const signalOption = "effect-coord.signal"
 
 interface Address {
   readonly host: string
@@ -19,6 +22,7 @@ interface Address {
 class EndpointsResolver implements experimental.Resolver {
   readonly #endpoints: ReadonlyArray<Address>
   readonly #listener: experimental.ResolverListener
+  readonly #signal: unknown
   /** What each name was last resolved to: a DNS outage must not forget a living server. */
   readonly #known = new Map<string, ReadonlyArray<string>>()
   #timer: NodeJS.Timeout | undefined
@@ -26,8 +30,9 @@ class EndpointsResolver implements experimental.Resolver {
   #wanted = false
   #destroyed = false
 
-  constructor(target: experimental.GrpcUri, listener: experimental.ResolverListener) {
+  constructor(target: experimental.GrpcUri, listener: experimental.ResolverListener, options: ChannelOptions) {
     this.#listener = listener
+    this.#signal = options[signalOption]
     this.#endpoints = target.path.split(",").map((path) => {
       const { host, port } = experimental.splitHostPort(path) ?? { host: path }
       return { host, port: port ?? 2379 }
@@ -80,7 +85,10 @@ class EndpointsResolver implements experimental.Resolver {
 
   #report(resolved: ReadonlyArray<ReadonlyArray<Address> | string>): void {
     // The addresses of one name are one endpoint: `localhost` is not two servers because it has two addresses.
-    const endpoints = resolved.flatMap((one) => typeof one === "string" ? [] : [{ addresses: [...one] }])
+    // grpc-js hands an address to `net.connect` as it is, so the signal is an option of the socket.
+    const endpoints = resolved.flatMap((one) =>
+      typeof one === "string" ? [] : [{ addresses: one.map((address) => ({ ...address, signal: this.#signal })) }]
+    )
     const failures = resolved.filter((one) => typeof one === "string")
     this.#listener(
       endpoints.length > 0

@@ -53,7 +53,14 @@ export const isStaleToken = (status: Status): boolean =>
 export const isLeaseExists = (status: Status): boolean =>
   status.code === Code.FAILED_PRECONDITION && status.details.includes("lease already exists")
 
-const unavailable = (detail: string) => new Unavailable({ detail, sent: !wasNotSent(detail) })
+const unavailable = (details: string) => new Unavailable({ detail: tidy(details), sent: !wasNotSent(details) })
+
+/** grpc-js wraps the cause twice: "round_robin: No connection established. Last error: ... Last error: <cause>. Resolution note: ". */
+const tidy = (details: string): string => {
+  if (!details.includes("No connection established")) return details
+  const cause = details.split("Last error: ").at(-1)?.replace(/\. Resolution note: .*$/s, "").replace(/^Error: /, "")
+  return cause === undefined || cause === "null" || cause === details ? "no connection" : `no connection: ${cause}`
+}
 
 export const reasonOf = (status: Status, leaseId = 0n): EtcdErrorReason => {
   const reason = answered(status, leaseId)
