@@ -3,6 +3,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
@@ -36,12 +37,15 @@ describe("the configuration center and etcdctl", () => {
       yield* server.etcdctl("put", "/config/api/limits", "{\"max\": 1}")
       assert.strictEqual(yield* config.get("api/name", Schema.String), "bare text")
       const live = yield* config.live("api/limits", Limits)
+      const watching = yield* Latch.make()
       const events = yield* config.watchPrefix("api", Schema.Unknown).pipe(
+        Stream.tap((event) => event._tag === "Synced" ? watching.open : Effect.void),
         Stream.filter((event) => event._tag !== "Synced"),
         Stream.take(6),
         Stream.runCollect,
-        Effect.forkChild({ startImmediately: true })
+        Effect.forkChild
       )
+      yield* watching.await
       yield* config.set("api/limits", Limits, { max: 2 })
       assert.strictEqual(
         yield* server.etcdctl("get", "--print-value-only", "/config/api/limits"),
