@@ -47,33 +47,34 @@ export interface Entry {
 const pageSize = 1000
 
 /** The whole range at one revision: `atRevision`, or that of the first page. */
-export const list = Effect.fnUntraced(function*(etcd: Etcd["Service"], range: KeyRange, atRevision?: bigint) {
-  const bounds = boundsOf(range)
-  if (bounds === undefined) {
-    const { kvs, revision } = yield* etcd.range({ ...range, atRevision })
-    return { revision: atRevision ?? revision, kvs: HashMap.fromIterable(entriesOf(kvs)) } satisfies Snapshot
-  }
-  let page = yield* etcd.range({ ...range, atRevision, limit: pageSize })
+export const list = (etcd: Etcd["Service"], range: KeyRange, atRevision?: bigint): Effect.Effect<Snapshot, EtcdError> =>
+  Effect.retry(listOnce(etcd, range, atRevision), {
+    times: 3,
+    // Between two pages; only a revision that was asked for stays lost.
+    while: (error) => error.reason._tag === "Compacted" && atRevision === undefined
+  })
+
+const listOnce = Effect.fnUntraced(function*(etcd: Etcd["Service"], range: KeyRange, atRevision: bigint | undefined) {
+  const end = endOf(range)
+  let page = yield* etcd.range({ ...range, atRevision, limit: end === undefined ? undefined : pageSize })
   const revision = atRevision ?? page.revision
-  const all = [...page.kvs]
+  const kvs = [...page.kvs]
   let last = page.kvs.at(-1)
-  while (page.more && last !== undefined) {
-    page = yield* etcd.range({ from: `${last.key}\0`, to: bounds.to, atRevision: revision, limit: pageSize })
-    all.push(...page.kvs)
+  while (page.more && end !== undefined && last !== undefined) {
+    page = yield* etcd.range({ from: `${last.key}\0`, to: end, atRevision: revision, limit: pageSize })
+    kvs.push(...page.kvs)
     last = page.kvs.at(-1)
   }
-  return { revision, kvs: HashMap.fromIterable(entriesOf(all)) } satisfies Snapshot
+  return { revision, kvs: HashMap.fromIterable(kvs.map((kv) => [kv.key, kv] as const)) } satisfies Snapshot
 })
 
 /** Where a range ends, if it can be read in pages: one key needs none, and a range without an end cannot be said. */
-const boundsOf = (range: KeyRange): { readonly to: string } | undefined => {
+const endOf = (range: KeyRange): string | undefined => {
   if ("key" in range) return undefined
-  if ("to" in range) return range
+  if ("to" in range) return range.to
   const end = prefixEnd(encodeKey(range.prefix))
-  return end.length === 1 && end[0] === 0 ? undefined : { to: decodeKey(end) }
+  return end.length === 1 && end[0] === 0 ? undefined : decodeKey(end)
 }
-
-const entriesOf = (kvs: ReadonlyArray<KeyValue>) => kvs.map((kv) => [kv.key, kv] as const)
 
 // -----------------------------------------------------------------------------
 // Following
@@ -136,7 +137,8 @@ export const follow = (etcd: Etcd["Service"], range: KeyRange, start: Snapshot):
 export const pause = (failures: number): Effect.Effect<void> =>
   failures === 0
     ? Effect.void
-    : Effect.flatMap(Random.next, (random) => Effect.sleep(Math.min(100 * 2 ** (failures - 1), 5000) * (0.5 + random / 2)))
+    : Effect.flatMap(Random.next, (random) =>
+      Effect.sleep(Math.min(100 * 2 ** (failures - 1), 5000) * (0.5 + random / 2)))
 
 const logResync = (range: KeyRange, error: EtcdError) =>
   Effect.logWarning("watch interrupted: listing again").pipe(

@@ -39,7 +39,8 @@ class StepScheduler extends Scheduler.MixedScheduler {
       // Both stand still when it comes, as in reality: an interrupt from inside a step would be noticed only after that step, also
       // when it enters an uninterruptible region, whose rest would then not run.
       queueMicrotask(() => target.interruptUnsafe())
-      return true
+      // Not before the first operation: a fiber that was interrupted before its start would start all the same.
+      return fiber.currentOpCount > 1
     }
     return super.shouldYield(fiber)
   }
