@@ -5,18 +5,20 @@
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Result from "effect/Result"
-import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
+import type { InvalidOption } from "./Errors.ts"
 import { Etcd, Operation } from "./Etcd.ts"
 import { EtcdError, type EtcdErrorReason } from "./EtcdError.ts"
+import type { EtcdOptions } from "./EtcdOptions.ts"
 import { makeEtcd } from "./internal/client/Client.ts"
+import { makeSettings } from "./internal/etcd3/settings.ts"
 import { expireLeases } from "./internal/memory/expiry.ts"
 import { type Snapshot, Store, StoreId } from "./internal/memory/Store.ts"
 import { makeTransport } from "./internal/memory/transport.ts"
+import { layerServices, type Services } from "./internal/services.ts"
 
 /**
  * A store in this process, and what an operator can do to it.
@@ -87,14 +89,65 @@ const make = Effect.fnUntraced(function*(
   }
 })
 
-const layerPort = (store: EtcdMemoryStore): Layer.Layer<Etcd> =>
-  Layer.effect(
-    Etcd,
-    makeEtcd(makeTransport(store), {
-      retry: Schedule.recurs(3),
-      timeout: Duration.seconds(5),
-      namespace: ""
-    })
-  )
+/**
+ * What of `EtcdOptions` has a meaning without a network.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export type EtcdMemoryOptions = Pick<
+  EtcdOptions,
+  "timeout" | "retry" | "namespace" | "lockPrefix" | "registryPrefix" | "configPrefix"
+>
 
-export const EtcdMemory = { make, layerPort }
+const layerPort = (
+  store: EtcdMemoryStore,
+  options: EtcdMemoryOptions = {}
+): Layer.Layer<Etcd, InvalidOption> =>
+  Layer.effect(Etcd, Effect.flatMap(makeSettings(options), (settings) => makeEtcd(makeTransport(store), settings)))
+
+/**
+ * A client of a store: all services, and the port that they stand on. Several clients of one store are to each other what
+ * processes are on a cluster.
+ *
+ * **Example**
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { EtcdMemory, layerMemory, Lock } from "effect-coord"
+ *
+ * const program = Effect.gen(function*() {
+ *   const store = yield* EtcdMemory.make()
+ *   const work = Effect.flatMap(Lock, (lock) => lock.withLock("job")(Effect.log("alone")))
+ *   yield* Effect.all([
+ *     Effect.provide(work, layerMemory(store)),
+ *     Effect.provide(work, layerMemory(store))
+ *   ], { concurrency: 2 })
+ * })
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerMemory = (
+  store: EtcdMemoryStore,
+  options: EtcdMemoryOptions = {}
+): Layer.Layer<Etcd | Services, InvalidOption> =>
+  layerServices(options).pipe(Layer.provideMerge(layerPort(store, options)))
+
+const layer: Layer.Layer<Etcd | Services> = Layer.unwrap(Effect.map(make(), (store) => layerMemory(store))).pipe(
+  // No option is given that could be invalid.
+  Layer.orDie
+)
+
+/**
+ * An etcd inside this process.
+ *
+ * - `layer`: all services on a store of their own.
+ * - `make`: a store, for `layerMemory`, so that several clients share it.
+ * - `layerPort`: a client of a store with the port alone.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const EtcdMemory = { layer, make, layerPort }

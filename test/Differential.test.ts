@@ -43,7 +43,7 @@ const compare = (version: string, sequence: ReadonlyArray<Command>, memory: Tran
   assert.deepStrictEqual(memory.live, etcd.live, `${version}: a watch open all the time`)
   assert.deepStrictEqual(memory.history, etcd.history, `${version}: the history`)
   assert.deepStrictEqual(memory.left, etcd.left, `${version}: the history that is left`)
-  // Old servers forget deletions at the compacted revision itself (etcd issue 19179).
+  // Before etcd pull request 18274 a compaction forgot the deletions of its own revision.
   if (version !== "etcd 3.4") {
     assert.deepStrictEqual(
       memory.fromCompacted,
@@ -53,7 +53,7 @@ const compare = (version: string, sequence: ReadonlyArray<Command>, memory: Tran
   }
 }
 
-const { DIFFERENTIAL_RUNS = "50", DIFFERENTIAL_SEED = String(Date.now() % 0x7fffffff), DIFFERENTIAL_SHRINK } =
+const { DIFFERENTIAL_RUNS = "40", DIFFERENTIAL_SEED = String(Date.now() % 0x7fffffff), DIFFERENTIAL_SHRINK } =
   process.env
 
 layer(Stores.layer, { excludeTestServices: true, timeout: "60 seconds" })("differential", (it) => {

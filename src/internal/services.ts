@@ -1,0 +1,19 @@
+/**
+ * The services on whatever brings the port.
+ */
+import * as Layer from "effect/Layer"
+import { ConfigCenter } from "../ConfigCenter.ts"
+import type { InvalidOption } from "../Errors.ts"
+import type { Etcd } from "../Etcd.ts"
+import type { EtcdOptions } from "../EtcdOptions.ts"
+import { Lock } from "../Lock.ts"
+
+export type Services = Lock | ConfigCenter
+
+export type Prefixes = Pick<EtcdOptions, "lockPrefix" | "registryPrefix" | "configPrefix">
+
+export const layerServices = (options: Prefixes): Layer.Layer<Services, InvalidOption, Etcd> =>
+  Layer.mergeAll(
+    Lock.layer({ prefix: options.lockPrefix }),
+    ConfigCenter.layer({ prefix: options.configPrefix })
+  )
