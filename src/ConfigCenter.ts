@@ -255,6 +255,7 @@ export class ConfigCenter extends Context.Service<ConfigCenter, {
   /**
    * Reads, applies `f` (which answers the new value or an effect of it), compares and sets; all over again when somebody else came first,
    * as often as the retry schedule allows, then `VersionConflict`. So `f` may run more than once, but never again after an `Ambiguous` answer.
+   * What the schema does not describe (a field that only other programs know) is not written back.
    */
   readonly update: <S extends Schema.Constraint, E = never, R = never>(
     key: string,

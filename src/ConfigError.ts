@@ -34,7 +34,9 @@ export class ConfigDecodeError extends Schema.TaggedError<ConfigDecodeError>()("
   issue: Schema.String
 }) {
   override get message(): string {
-    return `the configuration value ${JSON.stringify(this.key)} (version ${this.version}) does not decode: ${this.issue}`
+    return `the configuration value ${
+      JSON.stringify(this.key)
+    } (version ${this.version}) does not decode: ${this.issue}`
   }
 }
 

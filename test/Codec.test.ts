@@ -364,6 +364,7 @@ describe("JSON", () => {
     const deep = "[".repeat(100_000) + "]".repeat(100_000)
     assert.isTrue(Exit.isFailure(Effect.runSyncExit(decode(Tree, bytes(deep)))))
     assert.isString(readFailure(Tree, deep))
+    assert.isString(writeFailure(Schema.Unknown, JSON.parse(deep)))
     const withNumber = "[".repeat(100_000) + "1234567890123456" + "]".repeat(100_000)
     assert.isString(readFailure(Schema.Unknown, withNumber))
   })

@@ -234,8 +234,11 @@ describe("update", () => {
     Effect.gen(function*() {
       const { config, put } = yield* makeConfigClient(yield* EtcdMemory.make())
       const missing = yield* Effect.flip(config.update("key", Schema.Int, (n) => n + 1))
+      assert.strictEqual(missing.message, "there is no configuration value \"key\"")
       assert.strictEqual(missing._tag, "ConfigNotFound")
       const version = yield* put("key", "1")
+      const stale = yield* Effect.flip(config.compareAndSet("key", Schema.Int, 2, 0n))
+      assert.strictEqual(stale.message, `"key" has version ${version}, expected no value`)
       let applied = 0
       const own = new VersionConflict({ key: "key", expected: 1n, actual: 2n })
       const error = yield* Effect.flip(config.update("key", Schema.Int, () => {
