@@ -327,7 +327,10 @@ const make = Effect.fnUntraced(function*(
           return Telemetry.lockHeld(Duration.nanos(now - since))
         })
       )
-      yield* Effect.annotateCurrentSpan({ "coord.token": String(token), "coord.lease": slot.session.leaseId.toString(16) })
+      yield* Effect.annotateCurrentSpan({
+        "coord.token": String(token),
+        "coord.lease": slot.session.leaseId.toString(16)
+      })
       return handle.public
     }))
 

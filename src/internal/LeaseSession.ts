@@ -13,9 +13,8 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
-import * as Scope from "effect/Scope"
-import { Compare, Operation } from "../Etcd.ts"
-import type { Etcd } from "../Etcd.ts"
+import type * as Scope from "effect/Scope"
+import { Compare, type Etcd, Operation } from "../Etcd.ts"
 import { Ambiguous, EtcdError } from "../EtcdError.ts"
 import * as Telemetry from "./Telemetry.ts"
 
@@ -174,7 +173,7 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     if (lost !== undefined) return Effect.fail(lost)
     if (!suspected()) return Effect.void
     return Effect.raceFirst(beat, Deferred.await(lostSignal)).pipe(
-      Effect.flatMap((beaten) => beaten ? Effect.void : Effect.sleep("100 millis")),
+      Effect.flatMap((beaten) => beaten || lossUnsafe() !== undefined ? Effect.void : Effect.sleep("100 millis")),
       Effect.andThen(check)
     )
   })
@@ -210,7 +209,10 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     }
   }).pipe(
     Effect.timeout(Duration.divideUnsafe(ttl, 3)),
-    Effect.catchTag("EtcdError", (error) => revokedBy(error) ? Effect.void : Effect.logDebug("keys not verified", error)),
+    Effect.catchTag(
+      "EtcdError",
+      (error) => revokedBy(error) ? Effect.void : Effect.logDebug("keys not verified", error)
+    ),
     Effect.catchTag("TimeoutError", () => Effect.logDebug("keys not verified: no answer in time"))
   )
 
@@ -270,11 +272,13 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     )
     // In the session's scope: it goes on when its caller stops waiting.
     const removal = Effect.suspend(() =>
-      released !== undefined ? Effect.succeed(released) : Effect.map(Effect.forkIn(remove, scope), (fiber) =>
-        released = {
-          fiber,
-          patience: clock.monotonicTimeNanosUnsafe() + durationNanos(etcd.settings.timeout)
-        })
+      released !== undefined ?
+        Effect.succeed(released) :
+        Effect.map(Effect.forkIn(remove, scope), (fiber) =>
+          released = {
+            fiber,
+            patience: clock.monotonicTimeNanosUnsafe() + durationNanos(etcd.settings.timeout)
+          })
     ).pipe(Effect.uninterruptible)
     const slot: Slot = {
       key,
@@ -296,14 +300,17 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
         // The bound counts from the first call: who releases twice does not wait twice.
         return Effect.flatMap(removal, ({ fiber, patience }) =>
           Effect.raceFirst(
-            Fiber.join(fiber),
+            // Interrupted: the session closes, and its lease takes the key along.
+            Effect.flatMap(Fiber.await(fiber), (exit) => Exit.hasInterrupts(exit) ? Effect.void : exit),
             Effect.andThen(
               sleepUntil(clock, patience),
               Effect.fail(
                 new EtcdError({
                   operation: "release",
                   key,
-                  reason: new Ambiguous({ detail: "no answer in time; the session goes on trying until its lease ends" })
+                  reason: new Ambiguous({
+                    detail: "no answer in time; the session goes on trying until its lease ends"
+                  })
                 })
               )
             )

@@ -84,7 +84,8 @@ export const makeSessionPool = Effect.fnUntraced(function*(
   const reserve = (request: SlotRequest): Lane => {
     const seconds = Duration.toSeconds(request.ttl)
     const found = (lanes.get(seconds) ?? []).filter(isUsable).find((lane) => !lane.names.has(request.name))
-    const lane = found ?? { id: nextId++, ttl: request.ttl, names: new Set(), session: undefined, users: 0, retired: false }
+    const lane = found ??
+      { id: nextId++, ttl: request.ttl, names: new Set(), session: undefined, users: 0, retired: false }
     if (found === undefined) {
       byId.set(lane.id, lane)
       lanes.set(seconds, [...(lanes.get(seconds) ?? []), lane])

@@ -44,10 +44,16 @@ const timerOf = (operation: string, result: string): typeof duration => {
 
 /** Counts and times an operation under its name. */
 export const measured = (operation: string) => <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  Effect.flatMap(Clock.monotonicTimeNanos, (start) =>
-    Effect.onExit(effect, (exit) =>
-      Effect.flatMap(Clock.monotonicTimeNanos, (end) =>
-        Metric.update(timerOf(operation, outcome(exit)), Duration.nanos(end - start)))))
+  Effect.flatMap(
+    Clock.monotonicTimeNanos,
+    (start) =>
+      Effect.onExit(
+        effect,
+        (exit) =>
+          Effect.flatMap(Clock.monotonicTimeNanos, (end) =>
+            Metric.update(timerOf(operation, outcome(exit)), Duration.nanos(end - start)))
+      )
+  )
 
 export const sessionLost = (why: string): Effect.Effect<void> =>
   Metric.update(Metric.withAttributes(sessionsLost, { why }), 1)

@@ -189,7 +189,9 @@ export const waitInLine = Effect.fnUntraced(function*(
       ],
       failure: [Operation.range({ key: slot.key, keysOnly: true })]
     }, (result): Effect.Effect<Claimed, EntryLost> => {
-      if (!result.succeeded) return Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, position: undefined }))
+      if (!result.succeeded) {
+        return Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, position: undefined }))
+      }
       slot.present(result.revision)
       return Effect.succeed({
         token: result.revision,
@@ -242,10 +244,13 @@ const untilGone = Effect.fnUntraced(function*(
         ? Effect.succeed(
           item.events.some((event) => event._tag === "Delete") ? Option.some(undefined) : Option.none()
         )
-        : Effect.map(look, (position) =>
-          position._tag === "Behind" && position.predecessor.createRevision === predecessor.createRevision
-            ? Option.none()
-            : Option.some(position))
+        : Effect.map(
+          look,
+          (position) =>
+            position._tag === "Behind" && position.predecessor.createRevision === predecessor.createRevision
+              ? Option.none()
+              : Option.some(position)
+        )
     ),
     Stream.filter(Option.isSome),
     Stream.runHead,
@@ -283,7 +288,9 @@ export const takeIfFree = Effect.fnUntraced(function*(
           slot.present(result.revision)
           return Effect.succeed(result.revision)
         }
-        return (rangeOf(result, 0)?.kvs.length ?? 0) === 0 ? Effect.succeed(undefined) : ownEntry(slot, rangeOf(result, 0))
+        return (rangeOf(result, 0)?.kvs.length ?? 0) === 0
+          ? Effect.succeed(undefined)
+          : ownEntry(slot, rangeOf(result, 0))
       })
     )
     if (answer !== undefined) return answer
