@@ -122,6 +122,19 @@ describe("reads", () => {
       }
     }))
 
+  it.effect("are not tried again when one attempt has waited for the whole timeout", () =>
+    Effect.gen(function*() {
+      const late = Effect.delay(Effect.fail(dropped), "5 seconds")
+      const read = scripted<typeof answer>(late)
+      const grant = scripted<{ ttl: Duration.Duration; exists: boolean }>(late)
+      const etcd = yield* make({ range: read.call, leaseGrant: grant.call })
+      assert.deepStrictEqual(yield* reasonOf(etcd.range({ key: "/a" })), dropped.reason)
+      assert.strictEqual(read.calls.length, 1)
+      // Whether a grant was applied is worth asking once.
+      assert.deepStrictEqual(yield* reasonOf(etcd.leaseGrant(Duration.seconds(9))), dropped.reason)
+      assert.strictEqual(grant.calls.length, 2)
+    }))
+
   it.effect("that are transactions of ranges only, nested too, are reads", () =>
     Effect.gen(function*() {
       const script = scripted(Effect.fail(dropped), Effect.succeed(done))

@@ -5,19 +5,24 @@ import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import type * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { Etcd, KeyRange, Lease, Operation, TxnRequest, WatchItem } from "../../Etcd.ts"
 import { Closed, EtcdError } from "../../EtcdError.ts"
 import type { Transport } from "../Transport.ts"
 import { withNamespace } from "./namespace.ts"
-import { isReadOnly, isUnanswered, retryIdempotent, retryWrite } from "./retry.ts"
+import {
+  isReadOnly,
+  isUnanswered,
+  isUnavailable,
+  retryIdempotent,
+  type RetrySettings,
+  retryWhile,
+  retryWrite
+} from "./retry.ts"
 import { watchFrom, watchNow } from "./watch.ts"
 
-export interface ClientSettings {
-  readonly retry: Schedule.Schedule<unknown>
-  readonly timeout: Duration.Duration
+export interface ClientSettings extends RetrySettings {
   /** Put before every key; `""`: nothing. */
   readonly namespace: string
 }
@@ -31,8 +36,9 @@ export const makeEtcd = Effect.fnUntraced(function*(
   const untilClosed = Deferred.await(closed)
 
   const transport = withNamespace(guard(inner, closed), settings.namespace)
-  const idempotent = retryIdempotent(settings.retry)
-  const write = retryWrite(settings.retry)
+  const idempotent = retryIdempotent(settings)
+  const write = retryWrite(settings)
+  const granting = retryWhile(settings, (error) => isUnavailable(error) || isUnanswered(error), 1)
 
   const leaseGrant = Effect.fnUntraced(function*(ttl: Duration.Duration) {
     let id = randomLeaseId()
@@ -58,10 +64,7 @@ export const makeEtcd = Effect.fnUntraced(function*(
       return yield* attempt
     })
     // With the same id the grant cannot happen twice, and a lease that nobody hears of expires: so a lost answer is no ambiguity.
-    return yield* Effect.retry(attempt, {
-      schedule: settings.retry,
-      while: (error) => error.reason._tag === "Unavailable" || error.reason._tag === "Timeout"
-    })
+    return yield* granting(attempt)
   })
 
   return {

@@ -1,6 +1,8 @@
 /**
  * What may be sent again, and what a lost answer means.
  */
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Schedule from "effect/Schedule"
 import type { Operation, TxnRequest } from "../../Etcd.ts"
@@ -12,17 +14,48 @@ export const isUnavailable = (error: EtcdError): boolean => error.reason._tag ==
 export const isUnanswered = (error: EtcdError): boolean =>
   error.reason._tag === "Timeout" || (error.reason._tag === "Unavailable" && error.reason.sent)
 
+export interface RetrySettings {
+  readonly retry: Schedule.Schedule<unknown>
+  readonly timeout: Duration.Duration
+}
+
+/**
+ * Again by the schedule, while the failure allows it. An attempt that has waited for its whole timeout is as much as a caller
+ * wants to wait: only `patience` of those are repeated.
+ */
+export const retryWhile =
+  ({ retry, timeout }: RetrySettings, retryable: (error: EtcdError) => boolean, patience = 0) =>
+  <A, R>(attempt: Effect.Effect<A, EtcdError, R>) =>
+    Effect.suspend(() => {
+      // gRPC counts its deadline in whole milliseconds of another clock.
+      const long = Duration.toNanosUnsafe(timeout) * 9n / 10n
+      let started = 0n
+      let waited = 0
+      return Effect.flatMap(Clock.monotonicTimeNanos, (now) => {
+        started = now
+        return attempt
+      }).pipe(
+        Effect.retry({
+          schedule: retry,
+          while: (error) =>
+            retryable(error) &&
+            Effect.map(Clock.monotonicTimeNanos, (now) => now - started < long || waited++ < patience)
+        })
+      )
+    })
+
 /** Reads, and writes that do no harm when they happen twice. */
-export const retryIdempotent =
-  (schedule: Schedule.Schedule<unknown>) => <A, R>(attempt: Effect.Effect<A, EtcdError, R>) =>
-    Effect.retry(attempt, { schedule, while: isUnavailable })
+export const retryIdempotent = (settings: RetrySettings) => retryWhile(settings, isUnavailable)
 
 /** Writes: again only while it is certain that nothing was sent. */
-export const retryWrite = (schedule: Schedule.Schedule<unknown>) => <A, R>(attempt: Effect.Effect<A, EtcdError, R>) =>
-  attempt.pipe(
-    Effect.retry({ schedule, while: (error) => error.reason._tag === "Unavailable" && !error.reason.sent }),
-    Effect.mapError((error) => isUnanswered(error) ? withReason(error, ambiguous(error.reason)) : error)
-  )
+export const retryWrite = (settings: RetrySettings) => {
+  const retried = retryWhile(settings, ({ reason }) => reason._tag === "Unavailable" && !reason.sent)
+  return <A, R>(attempt: Effect.Effect<A, EtcdError, R>) =>
+    Effect.mapError(
+      retried(attempt),
+      (error) => isUnanswered(error) ? withReason(error, ambiguous(error.reason)) : error
+    )
+}
 
 const withReason = (error: EtcdError, reason: EtcdErrorReason): EtcdError => new EtcdError({ ...error, reason })
 

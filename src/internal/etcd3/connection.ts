@@ -23,7 +23,7 @@ import * as Etcd3 from "etcd3"
 import { checkServerIdentity } from "node:tls"
 import { Closed, EtcdError } from "../../EtcdError.ts"
 import { register, scheme, signalOption } from "./resolver.ts"
-import { neverLeft, reasonOf, type Status } from "./status.ts"
+import { neverLeft, reasonOf, shutDown, type Status } from "./status.ts"
 import { type Duplex, makeDuplex } from "./stream.ts"
 
 export interface ConnectionSettings {
@@ -94,6 +94,8 @@ export interface Connection {
   /** Nobody answers. A connection that is still being made, to a peer that accepted it and then said nothing, is given up. */
   readonly suspect: Effect.Effect<void>
   readonly error: (operation: string, status: Status, leaseId?: bigint) => EtcdError
+  /** Ends every call and stream; whatever fails from then on fails with `Closed`. Happens with the scope, at the latest. */
+  readonly close: Effect.Effect<void>
 }
 
 /** Gives access to the stubs; its own methods are not used. */
@@ -185,8 +187,6 @@ const statusOf = (error: ServiceError | null): Status =>
     ? { code: Code.INTERNAL, details: "an answer without a message" }
     : { code: error.code, details: error.details }
 
-const shutDown: Status = { code: Code.UNAVAILABLE, details: "Channel closed before call started" }
-
 export const makeConnection = Effect.fnUntraced(function*(
   settings: ConnectionSettings
 ): Effect.fn.Return<Connection, never, Scope.Scope> {
@@ -198,12 +198,12 @@ export const makeConnection = Effect.fnUntraced(function*(
     const { channel, close } = makeChannel(settings)
     return Effect.map(makeStubs(channel), (stubs) => ({ channel, close, stubs }))
   })
-  let current = yield* Effect.acquireRelease(dial, () =>
-    Effect.sync(() => {
-      closed = true
-      for (const call of inFlight) call.cancel()
-      current.close()
-    }))
+  const close = Effect.sync(() => {
+    closed = true
+    for (const call of inFlight) call.cancel()
+    current.close()
+  })
+  let current = yield* Effect.acquireRelease(dial, () => close)
 
   // grpc-js sets no limit to the time between TCP's accept and the peer's first word, and nothing else can be stuck for that long.
   const suspect = Effect.suspend(() => {
@@ -246,6 +246,7 @@ export const makeConnection = Effect.fnUntraced(function*(
       ),
     suspect,
     error: (operation, status, leaseId) =>
-      new EtcdError({ operation, reason: closed ? new Closed({}) : reasonOf(status, leaseId) })
+      new EtcdError({ operation, reason: closed ? new Closed({}) : reasonOf(status, leaseId) }),
+    close
   }
 })

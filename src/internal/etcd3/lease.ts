@@ -9,7 +9,7 @@ import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { ILeaseKeepAliveRequest, ILeaseKeepAliveResponse } from "etcd3"
 import type { Connection } from "./connection.ts"
-import type { Status } from "./status.ts"
+import { shutDown, type Status } from "./status.ts"
 import type { Duplex } from "./stream.ts"
 import type { Authenticated } from "./token.ts"
 
@@ -60,6 +60,8 @@ export const makeKeepAlive = Effect.fnUntraced(function*(
       for (const resume of waiting) resume?.(Effect.fail(status))
       return Scope.close(session.scope, Exit.void)
     })
+
+  yield* Effect.addFinalizer(() => current === undefined ? Effect.void : end(current, shutDown))
 
   const answer = (session: Session, { ID, TTL }: ILeaseKeepAliveResponse) => {
     const ttl = Duration.seconds(Math.max(0, Number(TTL)))

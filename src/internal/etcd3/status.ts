@@ -36,6 +36,9 @@ const notSent = [
   "etcdserver: too many requests"
 ]
 
+/** As grpc-js says it of a closed channel. */
+export const shutDown: Status = { code: Code.UNAVAILABLE, details: "Channel closed before call started" }
+
 export const wasNotSent = (details: string): boolean => notSent.some((text) => details.includes(text))
 
 /** The call waited its whole deadline for a connection: nothing was written. */

@@ -3,10 +3,11 @@
  */
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
 import type { Connection, ConnectionSettings, Token } from "./connection.ts"
-import { isStaleToken, type Status } from "./status.ts"
+import { isStaleToken, shutDown, type Status } from "./status.ts"
 
 /** Runs an attempt with a token; a second time, with a fresh one, when the server refused the first for its token. */
 export type Authenticated = <A, R>(
@@ -45,7 +46,7 @@ export const makeAuthenticated = Effect.fnUntraced(function*(
     current = token
     return authenticate.pipe(
       Effect.tapError(() => Effect.sync(() => forget(token))),
-      Effect.onExit((exit) => Deferred.done(token, exit)),
+      Effect.onExit((exit) => Exit.hasInterrupts(exit) ? Deferred.fail(token, shutDown) : Deferred.done(token, exit)),
       Effect.forkIn(scope),
       Effect.as(token)
     )

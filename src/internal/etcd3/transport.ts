@@ -28,6 +28,9 @@ export const makeTransport = Effect.fnUntraced(function*(
   const authenticated = yield* makeAuthenticated(connection, settings.credentials)
   const keepAlive = yield* makeKeepAlive(connection, authenticated, settings.timeout)
 
+  // Before anything else ends, so that all of it ends as `Closed`.
+  yield* Effect.addFinalizer(() => connection.close)
+
   const call = <Response>(send: Parameters<typeof connection.unary<Response>>[1]): Effect.Effect<Response, Status> =>
     authenticated((token) => connection.unary(token, send))
 
