@@ -239,7 +239,7 @@ describe("watches", () => {
 })
 
 describe("retention", () => {
-  it.effect("the store forgets what is older than about that many revisions, and deleted keys with it", () =>
+  it.effect("the store forgets what is older than about that many revisions", () =>
     Effect.gen(function*() {
       const store = yield* EtcdMemory.make({ retention: 100 })
       const transport = makeTransport(store)
@@ -247,7 +247,6 @@ describe("retention", () => {
         const revision = yield* put(transport, `k${i}`)
         yield* transport.txn({ success: [Operation.delete(`k${i}`)] })
         assert.strictEqual((yield* transport.range({ key: `k${i}`, atRevision: revision })).count, 1)
-        assert.strictEqual((yield* transport.range({ key: "", atRevision: 1n }).pipe(reason))._tag, "InvalidArgument")
       }
       const now = yield* store.revision
       assert.strictEqual((yield* transport.range({ key: "k", atRevision: now - 100n })).count, 0)

@@ -145,6 +145,10 @@ export const txnContract = (it: ContractTests): void => {
       })
       const [before, , after, past, nested, all] = answer.responses
       assert.deepStrictEqual([texts(before), texts(after), texts(past)], [["old"], ["new"], ["old"]])
+      assert.deepStrictEqual(
+        [before, after, past, all].map((result) => result?._tag === "Range" && result.revision - base),
+        [0n, 1n, 1n, 1n]
+      )
       assert.isTrue(nested?._tag === "Txn" && nested.succeeded)
       assert.deepStrictEqual(nested?._tag === "Txn" ? texts(nested.responses[0]) : undefined, ["new"])
       assert.deepStrictEqual(texts(all), ["new", ""])

@@ -62,7 +62,7 @@ export class Keyspace {
   compacted = 0n
 
   /** Every key that has a version left, in order; deleted ones too, until a compaction. */
-  private order: Array<RawKey> = []
+  private order: Array<Item> = []
   private readonly items = new Map<RawKey, Item>()
   /** The events of the revisions from `historyStart` on. */
   private history: Array<ReadonlyArray<KeyEvent>> = []
@@ -74,8 +74,8 @@ export class Keyspace {
     const copy = new Keyspace()
     copy.revision = this.revision
     copy.compacted = this.compacted
-    copy.order = this.order.slice()
-    for (const [raw, item] of this.items) copy.items.set(raw, { ...item, versions: item.versions.slice() })
+    copy.order = this.order.map((item) => ({ ...item, versions: item.versions.slice() }))
+    for (const item of copy.order) copy.items.set(item.raw, item)
     copy.history = this.history.slice()
     copy.historyStart = this.historyStart
     return copy
@@ -120,18 +120,12 @@ export class Keyspace {
     }
   }
 
-  private *within(range: RawRange): Iterable<Item> {
+  private within(range: RawRange): ReadonlyArray<Item> {
     if (range.one) {
       const item = this.items.get(range.from)
-      if (item !== undefined) yield item
-      return
+      return item === undefined ? [] : [item]
     }
-    for (let i = this.position(range.from); i < this.order.length; i++) {
-      const raw = this.order[i]
-      if (raw === undefined || (range.to !== undefined && raw >= range.to)) return
-      const item = this.items.get(raw)
-      if (item !== undefined) yield item
-    }
+    return this.order.slice(this.position(range.from), range.to === undefined ? undefined : this.position(range.to))
   }
 
   /** Where `raw` is in the order, or would be. */
@@ -140,7 +134,8 @@ export class Keyspace {
     let high = this.order.length
     while (low < high) {
       const middle = (low + high) >>> 1
-      if ((this.order[middle] ?? "") < raw) low = middle + 1
+      const item = this.order[middle]
+      if (item !== undefined && item.raw < raw) low = middle + 1
       else high = middle
     }
     return low
@@ -156,7 +151,7 @@ export class Keyspace {
     if (item === undefined) {
       item = { raw, key, versions: [] }
       this.items.set(raw, item)
-      this.order.splice(this.position(raw), 0, raw)
+      this.order.splice(this.position(raw), 0, item)
     }
     const previous = item.versions.at(-1)?.kv
     const kv: KeyValue = {
@@ -212,7 +207,6 @@ export class Keyspace {
   }
 
   private before(raw: RawKey, revision: bigint): KeyValue | undefined {
-    if (revision - 1n < this.compacted) return undefined
     const item = this.items.get(raw)
     const kv = item === undefined ? undefined : at(item, revision - 1n)
     return kv === undefined ? undefined : own(kv)
@@ -226,22 +220,23 @@ export class Keyspace {
       this.history = this.history.slice(drop)
       this.historyStart = revision
     }
-    const gone = new Set<RawKey>()
-    for (const item of this.items.values()) {
+    for (const item of this.order) {
       const kept = item.versions.findLastIndex((version) => version.revision <= revision)
       if (kept < 0) continue
       const from = item.versions[kept]?.kv === undefined ? kept + 1 : kept
       if (from > 0) item.versions = item.versions.slice(from)
-      if (item.versions.length === 0) gone.add(item.raw)
+      if (item.versions.length === 0) this.items.delete(item.raw)
     }
-    if (gone.size === 0) return
-    for (const raw of gone) this.items.delete(raw)
-    this.order = this.order.filter((raw) => !gone.has(raw))
+    this.order = this.order.filter((item) => item.versions.length > 0)
   }
 }
 
-const at = (item: Item, revision: bigint): KeyValue | undefined =>
-  item.versions.findLast((version) => version.revision <= revision)?.kv
+const at = ({ versions }: Item, revision: bigint): KeyValue | undefined => {
+  const last = versions.at(-1)
+  return last !== undefined && last.revision <= revision
+    ? last.kv
+    : versions.findLast((version) => version.revision <= revision)?.kv
+}
 
 /** A copy whose value its reader may change. */
 export const own = (kv: KeyValue): KeyValue => ({ ...kv, value: kv.value.slice() })

@@ -4,7 +4,7 @@
 import * as Arr from "effect/Array"
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
-import * as Result from "effect/Result"
+import type * as Result from "effect/Result"
 import * as Stream from "effect/Stream"
 import type { WatchItem } from "../../Etcd.ts"
 import { EtcdError, type EtcdErrorReason } from "../../EtcdError.ts"
