@@ -40,7 +40,6 @@ export {
   type WatchRequest
 } from "./Etcd.ts"
 export { EtcdError, EtcdErrorReason } from "./EtcdError.ts"
-export * as EtcdReason from "./EtcdReason.ts"
 export { layerEtcdPort } from "./EtcdLive.ts"
 export {
   EtcdMemory,
@@ -51,5 +50,6 @@ export {
   layerMemory
 } from "./EtcdMemory.ts"
 export { EtcdOptions, type RetryOptions, type TlsOptions } from "./EtcdOptions.ts"
+export * as EtcdReason from "./EtcdReason.ts"
 export { Lock, LockEntry, type LockHandle, LockHeld, LockLost, type LockOptions } from "./Lock.ts"
 export { makeSession, type Session, SessionLost } from "./Session.ts"
