@@ -96,6 +96,6 @@ layer(Stores.layer, { excludeTestServices: true, timeout: "60 seconds" })("diffe
           assert.isAbove(outcomes.get(refusal) ?? 0, 0, refusal)
         }
       }),
-    120_000
+    60_000 + 1_000 * Number(DIFFERENTIAL_RUNS)
   )
 })

@@ -10,7 +10,6 @@ import type {
   Compare,
   KeyValue,
   LeaseStatus,
-  Operation,
   OperationResult,
   RangeRequest,
   RangeResult,
@@ -20,9 +19,9 @@ import type {
   WatchRequest
 } from "../../Etcd.ts"
 import { Compacted, type EtcdErrorReason, InvalidArgument, LeaseNotFound, Unavailable } from "../../EtcdError.ts"
-import { compareBytes } from "../keys.ts"
 import { checkRange, checkTxn } from "./check.ts"
 import { contains, fromRaw, Keyspace, own, type RawKey, type RawRange, toRaw, toRawRange } from "./Keyspace.ts"
+import { absent, compareTo, first, flatten, ownBytes, type Plan, type Step } from "./transaction.ts"
 
 type Answer<A> = Result.Result<A, EtcdErrorReason>
 
@@ -399,55 +398,6 @@ export class Store {
     this.restart()
   }
 }
-
-// -----------------------------------------------------------------------------
-// Transactions
-// -----------------------------------------------------------------------------
-
-type Step = Exclude<Operation, { readonly _tag: "Txn" }>
-
-/** A transaction whose branches are chosen. */
-interface Plan {
-  readonly _tag: "Plan"
-  readonly succeeded: boolean
-  readonly steps: ReadonlyArray<Step | Plan>
-}
-
-const flatten = (plan: Plan): ReadonlyArray<Step> =>
-  plan.steps.flatMap((step) => step._tag === "Plan" ? flatten(step) : [step])
-
-const first = <A, B>(all: ReadonlyArray<A>, f: (a: A) => B | undefined): B | undefined => {
-  for (const a of all) {
-    const b = f(a)
-    if (b !== undefined) return b
-  }
-  return undefined
-}
-
-const absent = { value: new Uint8Array(0), version: 0n, createRevision: 0n, modRevision: 0n, lease: 0n }
-
-const compareTo = (compare: Compare, kv: Omit<KeyValue, "key">): boolean => {
-  const difference = compare.target === "value"
-    ? compareBytes(kv.value, toBytes(compare.value))
-    : Number(kv[compare.target] - compare.value)
-  switch (compare.op) {
-    case "=":
-      return difference === 0
-    case "!=":
-      return difference !== 0
-    case "<":
-      return difference < 0
-    case ">":
-      return difference > 0
-  }
-}
-
-const encoder = new TextEncoder()
-
-const toBytes = (value: string | Uint8Array): Uint8Array => typeof value === "string" ? encoder.encode(value) : value
-
-const ownBytes = (value: string | Uint8Array): Uint8Array =>
-  typeof value === "string" ? encoder.encode(value) : value.slice()
 
 // -----------------------------------------------------------------------------
 // Leases and watches
