@@ -274,7 +274,7 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     const removal = Effect.suspend(() =>
       released !== undefined ?
         Effect.succeed(released) :
-        Effect.map(Effect.forkIn(remove, scope), (fiber) =>
+        Effect.map(Effect.forkIn(remove, scope, { startImmediately: true }), (fiber) =>
           released = {
             fiber,
             patience: clock.monotonicTimeNanosUnsafe() + durationNanos(etcd.settings.timeout)

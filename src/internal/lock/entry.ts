@@ -131,7 +131,8 @@ const claiming = <A>(
     Effect.gen(function*() {
       const fiber = yield* Effect.forkIn(
         Effect.raceFirst(claim, Effect.andThen(slot.lost, Effect.fail(EntryLost))),
-        slot.session.scope
+        slot.session.scope,
+        { startImmediately: true }
       )
       yield* Effect.addFinalizer(() =>
         Fiber.await(fiber).pipe(
