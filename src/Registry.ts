@@ -1,0 +1,338 @@
+/**
+ * Service discovery: register an instance under a lease, find and follow the others.
+ *
+ * An instance lives under `/services/<name>/<id>` as JSON, as Go services write and read it. It is there as long as its process
+ * keeps its lease alive: a process that ends without a word is gone after the TTL.
+ *
+ * @since 0.1.0
+ */
+import * as Arr from "effect/Array"
+import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Equal from "effect/Equal"
+import * as Exit from "effect/Exit"
+import * as HashMap from "effect/HashMap"
+import * as Layer from "effect/Layer"
+import * as Order from "effect/Order"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as SubscriptionRef from "effect/SubscriptionRef"
+import { InvalidKey, type InvalidOption } from "./Errors.ts"
+import { Compare, Etcd, type KeyValue, Operation } from "./Etcd.ts"
+import type { EtcdError } from "./EtcdError.ts"
+import { byId, decodeInstance, type Folder, idOf, validateInstance } from "./internal/registry/entry.ts"
+import { makeRegistration, type RegistrationStatus } from "./internal/registry/registration.ts"
+import { makeSessionPool } from "./internal/SessionPool.ts"
+import { type Change, makeSharedWatch } from "./internal/SharedWatch.ts"
+import { measured } from "./internal/Telemetry.ts"
+import { segmentRule, validatePrefix, validateTtl } from "./internal/validate.ts"
+import {
+  AlreadyRegistered,
+  InstanceNotFound,
+  type InvalidInstance,
+  type Replaced,
+  ServiceInstance
+} from "./ServiceInstance.ts"
+
+export type { RegistrationStatus }
+
+// -----------------------------------------------------------------------------
+// Models
+// -----------------------------------------------------------------------------
+
+/**
+ * @category options
+ * @since 0.1.0
+ */
+export interface RegisterOptions {
+  /** For how long the entry outlives its process, 30 seconds by default; whole seconds, rounded up, at least one. */
+  readonly ttl?: Duration.Input | undefined
+}
+
+/**
+ * An instance that is registered for the length of a scope.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Registration {
+  /** The key in etcd. */
+  readonly key: string
+  /** Whether the instance is in etcd: for health checks. */
+  readonly status: {
+    readonly get: Effect.Effect<RegistrationStatus>
+    /** The present status, then each new one. It ends with the registration. */
+    readonly changes: Stream.Stream<RegistrationStatus>
+  }
+  /**
+   * Writes new metadata. While the registration recovers it waits for that, within the request timeout. `Ambiguous`: it may be
+   * written, and will be when etcd answers again, unless there is another update by then.
+   */
+  readonly update: (
+    metadata: Readonly<Record<string, string>>
+  ) => Effect.Effect<void, Replaced | InvalidInstance | EtcdError>
+  /**
+   * Takes the instance out, before the scope does. Fails when etcd did not answer within the request timeout; the entry is then
+   * deleted later, at the latest with its lease.
+   */
+  readonly unregister: Effect.Effect<void, EtcdError>
+}
+
+/**
+ * What happened to an instance. `Synced`: all events up to this revision have been seen; after the present state at the start,
+ * and after each time that etcd could not tell what happened in between and the difference was told instead. An entry that does not
+ * decode (any more) is no instance: it is not put, and what it was before is deleted.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ServiceEvent =
+  | {
+    readonly _tag: "Put"
+    readonly instance: ServiceInstance
+    readonly revision: bigint
+    /** What this process knew of it before. */
+    readonly previous?: ServiceInstance | undefined
+  }
+  /** `instance` as it was last. */
+  | { readonly _tag: "Delete"; readonly instance: ServiceInstance; readonly revision: bigint }
+  | { readonly _tag: "Synced"; readonly revision: bigint }
+
+/**
+ * @category options
+ * @since 0.1.0
+ */
+export interface ServiceWatchOptions {
+  /**
+   * Begins with what came after this revision, without the present state and its `Synced`. Fails with `Compacted` when etcd's history no
+   * longer goes back so far.
+   */
+  readonly from?: bigint | undefined
+}
+
+// -----------------------------------------------------------------------------
+// Service
+// -----------------------------------------------------------------------------
+
+/**
+ * The instances of services.
+ *
+ * **Example**
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Registry, ServiceInstance } from "effect-coord"
+ *
+ * const program = Effect.gen(function*() {
+ *   const registry = yield* Registry
+ *   yield* registry.register(new ServiceInstance({ id: "orders-1", name: "orders", address: "10.0.0.7", port: 8080 }))
+ *   const instances = yield* registry.discover("orders")
+ *   yield* Effect.log(instances.map((instance) => `${instance.address}:${instance.port}`))
+ * }).pipe(Effect.scoped)
+ * ```
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Registry extends Context.Service<Registry, {
+  /**
+   * Registers an instance until the scope closes. The last registrant of a name and id wins: whoever had it gives way. From then on the
+   * registration puts its entry there again, for ever, whenever it is gone (the lease expired, somebody deleted it, an older state of
+   * etcd was restored), but never over an entry of somebody else.
+   */
+  readonly register: (
+    instance: ServiceInstance,
+    options?: RegisterOptions
+  ) => Effect.Effect<
+    Registration,
+    InvalidInstance | InvalidOption | AlreadyRegistered | EtcdError,
+    Scope.Scope
+  >
+  /** Deletes an entry, whoever made it. That of a process which is alive comes back. */
+  readonly unregister: (name: string, id: string) => Effect.Effect<void, InstanceNotFound | InvalidKey | EtcdError>
+  /** The instances of a service now, ascending by id, read from etcd. Entries that do not decode are left out, with a warning. */
+  readonly discover: (name: string) => Effect.Effect<ReadonlyArray<ServiceInstance>, InvalidKey | EtcdError>
+  /** The present instances as `Put`, `Synced`, then every change, once and in order, over reconnects and restarts. */
+  readonly watch: (
+    name: string,
+    options?: ServiceWatchOptions
+  ) => Stream.Stream<ServiceEvent, InvalidKey | EtcdError>
+  /** The instances, ascending by id, then each new list. A slow consumer sees the latest, not each. An outage of etcd empties no list. */
+  readonly instances: (name: string) => Stream.Stream<ReadonlyArray<ServiceInstance>, InvalidKey | EtcdError>
+  /** The names of all services that have an entry, ascending. */
+  readonly services: Effect.Effect<ReadonlyArray<string>, EtcdError>
+}>()("effect-coord/Registry") {
+  /**
+   * @param options `prefix`: where the entries live, `/services` unless said otherwise.
+   */
+  static readonly layer = (
+    options?: { readonly prefix?: string | undefined }
+  ): Layer.Layer<Registry, InvalidOption, Etcd> =>
+    Layer.effect(
+      Registry,
+      Effect.flatMap(validatePrefix(options?.prefix ?? "/services", "registryPrefix"), make)
+    )
+}
+
+// -----------------------------------------------------------------------------
+// Implementation
+// -----------------------------------------------------------------------------
+
+type Service = Registry["Service"]
+
+const defaultTtl = Duration.seconds(30)
+
+const make = Effect.fnUntraced(function*(prefix: string) {
+  const etcd = yield* Etcd
+  const shared = yield* makeSharedWatch(etcd)
+  const pool = yield* makeSessionPool(etcd)
+  const registered = new Set<string>()
+  const instanceOf = makeReader()
+
+  const folderOf = (name: string): Folder => ({ name, path: `${prefix}/${name}/` })
+
+  const validFolder = (name: string): Effect.Effect<Folder, InvalidKey> => Effect.map(validSegment(name), folderOf)
+
+  const register: Service["register"] = Effect.fn("Registry.register")(
+    function*(input, options) {
+      yield* Effect.annotateCurrentSpan({ "coord.service": input.name, "coord.instance": input.id })
+      const instance = new ServiceInstance(yield* validateInstance(input))
+      const { id, name } = instance
+      const ttl = options?.ttl === undefined ? defaultTtl : yield* validateTtl(options.ttl)
+      const { path } = folderOf(name)
+      const key = path + id
+      return yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
+        if (registered.has(key)) return yield* new AlreadyRegistered({ name, id })
+        // A scope of its own, so that a failed or interrupted attempt leaves nothing in one that lives on.
+        const scope = yield* Scope.fork(yield* Effect.scope)
+        registered.add(key)
+        yield* Scope.addFinalizer(scope, Effect.sync(() => registered.delete(key)))
+        const registration = yield* Scope.provide(
+          makeRegistration({ etcd, pool, shared }, { key, path, ttl }, instance),
+          scope
+        )
+        const ended = yield* Deferred.make<void>()
+        yield* Scope.addFinalizer(
+          scope,
+          Effect.andThen(
+            Effect.catch(registration.release, (error) => Effect.logWarning("not unregistered yet", error)),
+            Deferred.succeed(ended, undefined)
+          )
+        )
+        yield* restore(registration.start).pipe(Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause))))
+        const keeping = yield* Scope.fork(scope)
+        yield* Effect.forkIn(registration.keep, keeping)
+        return {
+          key,
+          status: {
+            get: SubscriptionRef.get(registration.status),
+            changes: Stream.interruptWhen(SubscriptionRef.changes(registration.status), Deferred.await(ended))
+          },
+          update: Effect.fn("Registry.update")(function*(metadata: Readonly<Record<string, string>>) {
+            yield* Effect.annotateCurrentSpan({ "coord.service": name, "coord.instance": id })
+            yield* validateInstance({ ...instance, metadata })
+            yield* registration.update(metadata)
+          }, measured("Registry.update")),
+          unregister: Scope.close(keeping, Exit.void).pipe(
+            Effect.andThen(Effect.exit(registration.release)),
+            Effect.flatMap((exit) => Effect.andThen(Scope.close(scope, Exit.void), exit)),
+            Effect.uninterruptible
+          )
+        } satisfies Registration as Registration
+      })).pipe(Effect.annotateLogs({ key }))
+    },
+    measured("Registry.register")
+  )
+
+  const unregister: Service["unregister"] = Effect.fn("Registry.unregister")(function*(name, id) {
+    yield* Effect.annotateCurrentSpan({ "coord.service": name, "coord.instance": id })
+    const key = `${(yield* validFolder(name)).path}${yield* validSegment(id)}`
+    const { succeeded } = yield* etcd.txn({
+      compare: [Compare.createRevision(key, ">", 0n)],
+      success: [Operation.delete(key)]
+    })
+    if (!succeeded) return yield* new InstanceNotFound({ name, id })
+  }, measured("Registry.unregister"))
+
+  const listed = (folder: Folder, kvs: Iterable<KeyValue>) =>
+    Effect.map(
+      Effect.forEach(kvs, (kv) => instanceOf(folder, kv)),
+      (instances) => Arr.sort(instances.filter((instance) => instance !== undefined), byId)
+    )
+
+  const discover: Service["discover"] = Effect.fn("Registry.discover")(function*(name) {
+    yield* Effect.annotateCurrentSpan({ "coord.service": name })
+    const folder = yield* validFolder(name)
+    const { kvs } = yield* etcd.range({ prefix: folder.path })
+    return yield* listed(folder, kvs)
+  }, measured("Registry.discover"))
+
+  const eventOf = Effect.fnUntraced(
+    function*(folder: Folder, change: Change): Effect.fn.Return<ServiceEvent | undefined> {
+      if (change._tag === "Synced") return change
+      const previous = change.previous === undefined ? undefined : yield* instanceOf(folder, change.previous)
+      const instance = change._tag === "Put" ? yield* instanceOf(folder, change.kv) : undefined
+      const revision = change._tag === "Put" ? change.kv.modRevision : change.modRevision
+      if (instance !== undefined) return { _tag: "Put", instance, revision, previous }
+      return previous === undefined ? undefined : { _tag: "Delete", instance: previous, revision }
+    }
+  )
+
+  const watch: Service["watch"] = (name, options) =>
+    Stream.unwrap(Effect.map(validFolder(name), (folder) =>
+      shared.changes({ prefix: folder.path }, options).pipe(
+        Stream.flattenIterable,
+        Stream.mapEffect((change) => eventOf(folder, change)),
+        Stream.filter((event) => event !== undefined)
+      ))).pipe(Stream.withSpan("Registry.watch", { attributes: { "coord.service": name } }))
+
+  const instances: Service["instances"] = (name) =>
+    Stream.unwrap(Effect.map(validFolder(name), (folder) =>
+      shared.snapshots({ prefix: folder.path }).pipe(
+        Stream.mapEffect(({ kvs }) => listed(folder, HashMap.values(kvs))),
+        // A new lease or a deeper key is no new list.
+        Stream.changesWith(isSameList)
+      ))).pipe(Stream.withSpan("Registry.instances", { attributes: { "coord.service": name } }))
+
+  const services: Service["services"] = etcd.range({ prefix: `${prefix}/`, keysOnly: true }).pipe(
+    Effect.map(({ kvs }) => {
+      const paths = kvs.map((kv) => kv.key.slice(prefix.length + 1).split("/"))
+      const names = paths.flatMap(([name, id, ...deeper]) => name && id && deeper.length === 0 ? [name] : [])
+      return Arr.sort(new Set(names), Order.String)
+    }),
+    Effect.withSpan("Registry.services"),
+    measured("Registry.services")
+  )
+
+  return Registry.of({ register, unregister, discover, watch, instances, services })
+})
+
+const validSegment = (segment: string): Effect.Effect<string, InvalidKey> => {
+  const rule = segmentRule(segment)
+  return rule === undefined ? Effect.succeed(segment) : Effect.fail(new InvalidKey({ key: segment, rule }))
+}
+
+const isSameList = (a: ReadonlyArray<ServiceInstance>, b: ReadonlyArray<ServiceInstance>): boolean =>
+  a.length === b.length && a.every((instance, index) => Equal.equals(instance, b[index]))
+
+/** How many odd entries are remembered, so that each is told once and not at every look. */
+const maxRemembered = 1000
+
+/** The instance of an entry. A bad one never fails a list: it is left out, with a warning that names the key. */
+const makeReader = () => {
+  const told = new Map<string, bigint>()
+  return (folder: Folder, kv: KeyValue): Effect.Effect<ServiceInstance | undefined> => {
+    const id = idOf(folder, kv.key)
+    if (id === undefined) return Effect.undefined
+    const { instance, problem } = decodeInstance(folder, id, kv)
+    if (problem === undefined || told.get(kv.key) === kv.modRevision) return Effect.succeed(instance)
+    if (told.size >= maxRemembered) told.clear()
+    told.set(kv.key, kv.modRevision)
+    return Effect.logWarning(`${instance === undefined ? "entry skipped" : "odd entry"}: ${problem}`).pipe(
+      Effect.annotateLogs({ key: kv.key }),
+      Effect.as(instance)
+    )
+  }
+}

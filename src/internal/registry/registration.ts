@@ -1,0 +1,389 @@
+/**
+ * One registration: a key on a lease that is kept as it should be for as long as its scope lives.
+ *
+ * Every put compares the revision at which the key was last seen. So a put whose answer was lost, and that etcd applies
+ * later, finds either what it was meant to replace, or nothing to do; it never undoes a newer write.
+ */
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Latch from "effect/Latch"
+import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
+import * as Stream from "effect/Stream"
+import * as SubscriptionRef from "effect/SubscriptionRef"
+import type { Etcd, KeyValue } from "../../Etcd.ts"
+import { Compare, Operation } from "../../Etcd.ts"
+import { Ambiguous, Closed, EtcdError, type EtcdErrorReason } from "../../EtcdError.ts"
+import { Replaced, ServiceInstance } from "../../ServiceInstance.ts"
+import { pause } from "../follow.ts"
+import { compareBytes } from "../keys.ts"
+import { isTransient, type Slot } from "../LeaseSession.ts"
+import type { SessionPool } from "../SessionPool.ts"
+import type { Change, SharedWatch } from "../SharedWatch.ts"
+import * as Telemetry from "../Telemetry.ts"
+import { encodeInstance } from "./entry.ts"
+
+/**
+ * - `Registered`: the key is in etcd, as far as it is known.
+ * - `Recovering`: it is not; the registration is trying to put it there again.
+ * - `Replaced`: somebody else has registered the same name and id since. For good.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type RegistrationStatus = "Registered" | "Recovering" | "Replaced"
+
+export interface Ports {
+  readonly etcd: Etcd["Service"]
+  readonly pool: SessionPool
+  readonly shared: SharedWatch
+}
+
+export interface Place {
+  /** The key of the instance. */
+  readonly key: string
+  /** The folder of its service. */
+  readonly path: string
+  readonly ttl: Duration.Duration
+}
+
+/** A place on a lease; its scope gives it back. */
+interface Held {
+  readonly slot: Slot
+  readonly scope: Scope.Closeable
+}
+
+/** Where a key was seen. */
+type Seen = Pick<KeyValue, "modRevision" | "createRevision">
+
+/** What to do about a key: nothing, give way, or a put that replaces exactly what was seen (`undefined`: no key). */
+type Verdict = "Ours" | "Foreign" | { readonly replaces: Seen | undefined }
+
+const backoff = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("1 second")]).pipe(Schedule.jittered)
+
+/** How long a denied watch of the own key waits until it is tried again. */
+const watchAgain = "30 seconds"
+
+/**
+ * Everything that one registration does. The scope belongs to it alone; `start` comes first, then `keep` runs in the background,
+ * `release` comes last.
+ */
+export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place: Place, instance: ServiceInstance) {
+  const { etcd, pool, shared } = ports
+  const { key, path, ttl } = place
+  const scope = yield* Effect.scope
+  const status = yield* SubscriptionRef.make<RegistrationStatus>("Recovering")
+  const turn = Semaphore.makeUnsafe(1)
+  const wake = Latch.makeUnsafe(false)
+
+  let desired = { instance, bytes: encodeInstance(instance) }
+  let held: Held | undefined
+  /** Leases that this registration has put its key on. */
+  const leases = new Set<bigint>()
+  /** The key when it was last known to be ours. */
+  let seen: Seen | undefined
+  let established = false
+  let released = false
+  // The key may no longer be what was last seen.
+  let suspect = false
+
+  const statusUnsafe = () => SubscriptionRef.getUnsafe(status)
+
+  const become = (next: RegistrationStatus) =>
+    Effect.suspend(() => {
+      const last = statusUnsafe()
+      if (last === next) return Effect.void
+      const change = next === "Recovering" ? 1 : -1
+      return Effect.andThen(
+        SubscriptionRef.set(status, next),
+        established && (last === "Recovering" || next === "Recovering")
+          ? Telemetry.registrationsRecovering(change)
+          : Effect.void
+      )
+    })
+
+  const doubt = (): void => {
+    suspect = true
+    wake.openUnsafe()
+  }
+
+  // ---------------------------------------------------------------------------
+  // The lease
+  // ---------------------------------------------------------------------------
+
+  const heldUnsafe = (): Slot | undefined =>
+    held === undefined || held.slot.lossUnsafe() !== undefined ? undefined : held.slot
+
+  // The key is dealt with by then. The slot would delete it by its create revision, which a replacement shares.
+  const letGo = Effect.suspend(() => {
+    if (held === undefined) return Effect.void
+    const { scope, slot } = held
+    held = undefined
+    slot.lose("Deleted")
+    return Scope.close(scope, Exit.void)
+  })
+
+  const hold = Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore): Effect.fn.Return<Slot, EtcdError> {
+    const slot = heldUnsafe()
+    if (slot !== undefined) return slot
+    yield* letGo
+    const child = yield* Scope.fork(scope)
+    const next = yield* restore(Scope.provide(pool.slot({ ttl, name: key, key: () => key }), child)).pipe(
+      Effect.onError(() => Scope.close(child, Exit.void))
+    )
+    held = { slot: next, scope: child }
+    leases.add(next.session.leaseId)
+    yield* next.lost.pipe(Effect.andThen(Effect.sync(() => wake.openUnsafe())), Effect.forkIn(child))
+    return next
+  }))
+
+  // ---------------------------------------------------------------------------
+  // The key
+  // ---------------------------------------------------------------------------
+
+  const isCurrent = (kv: KeyValue, slot: Slot): boolean =>
+    kv.lease === slot.session.leaseId && compareBytes(kv.value, desired.bytes) === 0
+
+  const ours = (slot: Slot, at: Seen): Verdict => {
+    seen = at
+    slot.present(at.createRevision)
+    return "Ours"
+  }
+
+  /** The first time the last registrant wins; from then on only what is ours is written over. */
+  const judge = (slot: Slot, kv: KeyValue | undefined): Verdict => {
+    if (kv === undefined) return { replaces: undefined }
+    if (isCurrent(kv, slot)) return ours(slot, kv)
+    return !established || leases.has(kv.lease) ? { replaces: kv } : "Foreign"
+  }
+
+  const put = (slot: Slot, replaces: Seen | undefined) =>
+    Effect.suspend(() =>
+      etcd.txn({
+        compare: [Compare.modRevision(key, "=", replaces?.modRevision ?? 0n)],
+        success: [Operation.put(key, desired.bytes, { lease: slot.session.leaseId })],
+        failure: [Operation.range(key)]
+      })
+    ).pipe(
+      Effect.tapError(({ reason }) =>
+        Effect.sync(() => {
+          if (reason._tag === "LeaseNotFound") slot.session.revoked()
+          // It can be applied at any later time, also after the release.
+          if (reason._tag === "Ambiguous") slot.session.distrust()
+        })
+      ),
+      Effect.onInterrupt(() => Effect.sync(slot.session.distrust)),
+      Effect.map((answer): Verdict => {
+        const modRevision = answer.revision
+        if (answer.succeeded) {
+          return ours(slot, { modRevision, createRevision: replaces?.createRevision ?? modRevision })
+        }
+        const found = answer.responses[0]
+        return judge(slot, found?._tag === "Range" ? found.kvs[0] : undefined)
+      })
+    )
+
+  /** Puts until the key is ours or somebody else's. Each failed compare has shown a newer state to go by. */
+  const settle = (slot: Slot, verdict: Verdict): Effect.Effect<"Ours" | "Foreign", EtcdError> =>
+    typeof verdict === "string"
+      ? Effect.succeed(verdict)
+      : Effect.flatMap(put(slot, verdict.replaces), (next) => settle(slot, next))
+
+  const conclude = (outcome: "Ours" | "Foreign") =>
+    outcome === "Ours"
+      ? become("Registered")
+      : become("Replaced").pipe(
+        Effect.andThen(Effect.logWarning("somebody else has registered the same name and id: giving way")),
+        Effect.andThen(letGo)
+      )
+
+  // ---------------------------------------------------------------------------
+  // Starting
+  // ---------------------------------------------------------------------------
+
+  // A put whose answer was lost is sent again unchanged for as long as its lease lives.
+  const start = Effect.gen(function*() {
+    let failures = 0
+    let sent = false
+    let verdict: Verdict = { replaces: undefined }
+    while (typeof verdict !== "string") {
+      const slot = yield* hold
+      const replaces: Seen | undefined = verdict.replaces
+      verdict = yield* put(slot, replaces).pipe(
+        Effect.catchIf(
+          (error) => {
+            sent ||= error.reason._tag === "Ambiguous"
+            return error.reason._tag === "LeaseNotFound" || (sent && isTransient(error))
+          },
+          () => Effect.as(Effect.suspend(() => pause(++failures)), { replaces })
+        )
+      )
+    }
+    yield* become("Registered")
+    established = true
+  })
+
+  // ---------------------------------------------------------------------------
+  // Keeping
+  // ---------------------------------------------------------------------------
+
+  const reconcile = turn.withPermit(Effect.gen(function*() {
+    if (statusUnsafe() === "Replaced" || released) return
+    if (heldUnsafe() === undefined) yield* become("Recovering")
+    const slot = yield* hold
+    const { kvs: [kv] } = yield* etcd.range({ key })
+    const verdict = judge(slot, kv)
+    if (typeof verdict !== "string") yield* become("Recovering")
+    yield* conclude(yield* settle(slot, verdict))
+  }))
+
+  const supervise = Effect.gen(function*() {
+    while (statusUnsafe() !== "Replaced") {
+      yield* wake.await
+      wake.closeUnsafe()
+      if (!suspect && heldUnsafe() !== undefined) continue
+      suspect = false
+      let failures = 0
+      yield* reconcile.pipe(
+        Effect.tapError((error) =>
+          failures === 0 ? Effect.logWarning("not registered: trying again", error) : Effect.void
+        ),
+        Effect.tapError(() => Effect.suspend(() => pause(++failures))),
+        Effect.retry({ while: (error) => error.reason._tag !== "Closed" })
+      )
+      if (failures > 0 && statusUnsafe() === "Registered") yield* Effect.logInfo("registered again")
+    }
+  }).pipe(Effect.catch((error) => Effect.logDebug("the registration ends with its layer", error)))
+
+  /** Notices at once what the beats of the session notice within a third of the TTL. */
+  const observe = Stream.suspend(() => {
+    let synced = false
+    let found = false
+    const since = (revision: bigint) => seen === undefined || revision > seen.modRevision
+    const look = (change: Change): void => {
+      if (change._tag === "Synced") {
+        // What happened before the first listing, and what a restored store no longer knows, is in no event.
+        if (synced || (!found && since(change.revision + 1n))) doubt()
+        synced = true
+      } else if (change._tag === "Delete") {
+        if (change.key === key && since(change.modRevision)) doubt()
+      } else if (change.kv.key === key) {
+        found = true
+        if (since(change.kv.modRevision) && (held === undefined || !isCurrent(change.kv, held.slot))) doubt()
+      }
+    }
+    return Stream.map(shared.changes({ prefix: path }), (changes) => changes.forEach(look))
+  }).pipe(
+    Stream.runDrain,
+    Effect.catch((error) => Effect.logDebug("the own key is not watched: the beats of the lease look after it", error)),
+    Effect.andThen(Effect.sleep(watchAgain)),
+    Effect.forever
+  )
+
+  // ---------------------------------------------------------------------------
+  // Updating
+  // ---------------------------------------------------------------------------
+
+  const replaced = new Replaced({ name: instance.name, id: instance.id })
+  const failed = (operation: string, reason: EtcdErrorReason) => new EtcdError({ operation, key, reason })
+
+  const untilRecovered = SubscriptionRef.changes(status).pipe(
+    Stream.filter((status) => status !== "Recovering"),
+    Stream.runHead,
+    Effect.timeoutOrElse({
+      duration: etcd.settings.timeout,
+      orElse: () =>
+        Effect.fail(
+          failed("update", new Ambiguous({ detail: "the registration is recovering: it is written with it" }))
+        )
+    }),
+    Effect.flatMap(() => statusUnsafe() === "Replaced" ? Effect.fail(replaced) : Effect.void)
+  )
+
+  const write = (metadata: Readonly<Record<string, string>>) =>
+    turn.withPermit(Effect.gen(function*() {
+      if (statusUnsafe() === "Replaced") return yield* replaced
+      if (released) return yield* failed("update", new Closed())
+      const previous = desired
+      const next = new ServiceInstance({ ...previous.instance, metadata })
+      desired = { instance: next, bytes: encodeInstance(next) }
+      const slot = heldUnsafe()
+      if (slot === undefined || statusUnsafe() === "Recovering") return "Recovering" as const
+      const outcome = yield* settle(slot, { replaces: seen }).pipe(
+        Effect.onInterrupt(() => Effect.sync(doubt)),
+        Effect.catchIf((error) => error.reason._tag === "LeaseNotFound", () => Effect.succeed("Recovering" as const)),
+        Effect.tapError((error) =>
+          Effect.sync(() => {
+            // What may have been written is what is wanted from now on; what was refused is not.
+            if (error.reason._tag === "Ambiguous") doubt()
+            else desired = previous
+          })
+        )
+      )
+      if (outcome === "Recovering") return outcome
+      yield* conclude(outcome)
+      return outcome === "Foreign" ? yield* replaced : "Written" as const
+    }))
+
+  const update = Effect.fnUntraced(function*(metadata: Readonly<Record<string, string>>) {
+    if ((yield* write(metadata)) === "Written") return
+    yield* become("Recovering")
+    doubt()
+    yield* untilRecovered
+  })
+
+  // ---------------------------------------------------------------------------
+  // Releasing
+  // ---------------------------------------------------------------------------
+
+  /** Nobody else puts this key on a lease of ours. */
+  const remove = (lease: bigint): Effect.Effect<void, EtcdError> =>
+    etcd.txn({
+      compare: [Compare.lease(key, "=", lease)],
+      success: [Operation.delete(key)],
+      failure: [Operation.range(key)]
+    }).pipe(
+      Effect.flatMap((answer) => {
+        const found = answer.responses[0]
+        const kv = found?._tag === "Range" ? found.kvs[0] : undefined
+        return kv !== undefined && leases.has(kv.lease) ? remove(kv.lease) : Effect.void
+      })
+    )
+
+  /** Runs once `keep` has ended. A second call does nothing. */
+  const release = Effect.suspend(() => {
+    if (released) return Effect.void
+    released = true
+    const slot = heldUnsafe()
+    const recovering = established && statusUnsafe() === "Recovering"
+    // Where the lease is lost, the key is gone or goes with it: nothing to wait for.
+    const removal = slot === undefined || statusUnsafe() === "Replaced"
+      ? Effect.void
+      : turn.withPermit(remove(slot.session.leaseId)).pipe(
+        Effect.retry({ schedule: backoff, while: isTransient }),
+        Effect.raceFirst(Effect.asVoid(slot.lost)),
+        Effect.timeoutOrElse({
+          duration: etcd.settings.timeout,
+          orElse: () =>
+            Effect.fail(failed("release", new Ambiguous({ detail: "no answer in time: it is deleted with its lease" })))
+        }),
+        // From now on nobody owns the key, and each beat of the session deletes what nobody owns.
+        Effect.tapError(() => Effect.sync(slot.session.distrust))
+      )
+    return removal.pipe(
+      Effect.ensuring(letGo),
+      Effect.ensuring(recovering ? Telemetry.registrationsRecovering(-1) : Effect.void)
+    )
+  })
+
+  return {
+    status,
+    start,
+    /** Puts the key there again for as long as it runs; ends when the registration has been replaced. */
+    keep: Effect.raceFirst(supervise, observe),
+    update,
+    release
+  }
+})
