@@ -13,7 +13,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
 import { Compare, type Etcd, Operation } from "../Etcd.ts"
 import { Ambiguous, EtcdError } from "../EtcdError.ts"
 import * as Telemetry from "./Telemetry.ts"
@@ -96,10 +96,24 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
 ): Effect.fn.Return<LeaseSession, EtcdError, Scope.Scope> {
   const scope = yield* Effect.scope
   const clock = yield* Clock.Clock
+  const readings = () => ({ wall: clock.currentTimeMillisUnsafe(), monotonic: clock.monotonicTimeNanosUnsafe() })
   const slots = new Map<string, { readonly slot: Slot; createRevision: bigint | undefined }>()
   const lostSignal = Deferred.makeUnsafe<never, SessionLost>()
   let loss: SessionLost | undefined
   let distrusted = false
+  let confirmed = readings()
+
+  // Interruptible: whoever closes the scope does not wait for a server that does not answer.
+  const lease = yield* Effect.acquireRelease(
+    etcd.leaseGrant(requestedTtl),
+    (lease) =>
+      loss?.why === "Revoked" ? Effect.void : etcd.leaseRevoke(lease.id).pipe(
+        Effect.timeout(etcd.settings.timeout),
+        Effect.catch((error) => Effect.logDebug("lease not revoked, it expires by itself", error)),
+        Effect.annotateLogs({ lease: lease.id.toString(16) })
+      ),
+    { interruptible: true }
+  )
 
   const lose = (why: SessionLost["why"]): void => {
     if (loss !== undefined) return
@@ -109,23 +123,6 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     slots.clear()
   }
 
-  const readings = () => ({ wall: clock.currentTimeMillisUnsafe(), monotonic: clock.monotonicTimeNanosUnsafe() })
-  let confirmed = readings()
-  // Interruptible: whoever closes the scope does not wait for a server that does not answer.
-  const lease = yield* Effect.acquireRelease(
-    etcd.leaseGrant(requestedTtl),
-    (lease) =>
-      Effect.suspend(() => {
-        const known = loss?.why === "Revoked"
-        lose("Closed")
-        return known ? Effect.void : etcd.leaseRevoke(lease.id).pipe(
-          Effect.timeout(etcd.settings.timeout),
-          Effect.catch((error) => Effect.logDebug("lease not revoked, it expires by itself", error)),
-          Effect.annotateLogs({ lease: lease.id.toString(16) })
-        )
-      }),
-    { interruptible: true }
-  )
   let ttl = lease.ttl
   let deadline = lease.deadline - margin(ttl)
 
@@ -246,6 +243,9 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     ),
     Effect.forkIn(scope)
   )
+
+  // The last to be added is the first to run: nobody relies on a session that has begun to close.
+  yield* Scope.addFinalizer(scope, Effect.sync(() => lose("Closed")))
 
   const open = (key: string, onGone: () => void): Slot => {
     const signal = Deferred.makeUnsafe<SlotLoss>()
