@@ -1,17 +1,24 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as Config from "effect/Config"
+import * as ConfigProvider from "effect/ConfigProvider"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import { spawn } from "node:child_process"
 import * as Http2 from "node:http2"
 import * as Net from "node:net"
 import { fileURLToPath } from "node:url"
+import { ConfigCenter } from "../src/ConfigCenter.ts"
 import { Compare, Operation } from "../src/Etcd.ts"
 import type { EtcdError } from "../src/EtcdError.ts"
+import { EtcdLive, layerEtcd, layerEtcdConfig } from "../src/EtcdLive.ts"
 import { makeEtcd } from "../src/internal/client/Client.ts"
+import { Lock } from "../src/Lock.ts"
 import { type EtcdServer, makeEtcdServer } from "./utils/EtcdServer.ts"
 import { attempts, connect } from "./utils/live.ts"
 import { makeProxy } from "./utils/Proxy.ts"
@@ -351,5 +358,35 @@ describe("close", () => {
       const [time, code] = yield* timed(Fiber.join(exited)).pipe(Effect.timeout("10 seconds"))
       assert.deepStrictEqual([code, output], [0, "watching\nClosed\nClosed\nClosed\n"])
       assert.isBelow(time, 2000)
+    }))
+})
+
+describe("the layers with all services", () => {
+  it.live("take their options from a record, from configuration, and from the environment", () =>
+    Effect.gen(function*() {
+      const server = yield* makeEtcdServer()
+      const env = ConfigProvider.layer(
+        ConfigProvider.fromEnv({ env: { ETCD_ENDPOINTS: server.endpoint, ETCD_NAMESPACE: "ns" } })
+      )
+      const layers = [
+        layerEtcd({ endpoints: server.endpoint, namespace: "ns" }),
+        layerEtcdConfig({ endpoints: Config.String("ETCD_ENDPOINTS"), namespace: Config.succeed("ns") }),
+        EtcdLive
+      ]
+      for (const [i, layer] of layers.entries()) {
+        const version = yield* Effect.gen(function*() {
+          const lock = yield* Lock
+          const config = yield* ConfigCenter
+          return yield* lock.withLock("a")(config.set("a", Schema.Number, i))
+        }).pipe(Effect.provide(Layer.fresh(layer)), Effect.provide(env))
+        const { kvs } = yield* (yield* connect({ endpoints: server.endpoint })).range({ prefix: "" })
+        assert.deepStrictEqual(kvs.map(({ key, modRevision }) => [key, modRevision]), [["ns/config/a", version]])
+      }
+    }))
+
+  it.live("refuse before they connect", () =>
+    Effect.gen(function*() {
+      const error = yield* Effect.flip(Layer.build(layerEtcd({ endpoints: "127.0.0.1:1", lockPrefix: "locks" })))
+      assert.deepInclude(error, { _tag: "InvalidOption", option: "lockPrefix" })
     }))
 })
