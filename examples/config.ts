@@ -1,14 +1,12 @@
 /**
  * Typed configuration: write, read, compare and set, watch, and follow a value that others change.
  *
- *     node examples/config.ts                                   # on an etcd inside this process
- *     ETCD_ENDPOINTS=127.0.0.1:2379 node examples/config.ts     # on a cluster
+ *     npx node examples/config.ts                                   # on an etcd inside this process
+ *     ETCD_ENDPOINTS=127.0.0.1:2379 npx node examples/config.ts     # on a cluster
  */
 import { NodeRuntime } from "@effect/platform-node"
 import { Config, Console, Effect, Fiber, Latch, Layer, Option, Schema, Stream } from "effect"
-import { ConfigCenter } from "../src/ConfigCenter.ts"
-import { layerEtcdPort } from "../src/EtcdLive.ts"
-import { EtcdMemory } from "../src/EtcdMemory.ts"
+import { ConfigCenter, EtcdLive, EtcdMemory } from "../src/index.ts"
 
 const Limits = Schema.Struct({
   perSecond: Schema.Int.check(Schema.isGreaterThan(0)),
@@ -68,16 +66,10 @@ const program = Effect.gen(function*() {
   yield* Console.log("deleted, so the default:", yield* limits.get)
 }).pipe(Effect.scoped)
 
-const port = Layer.unwrap(Effect.gen(function*() {
+const layer = Layer.unwrap(Effect.gen(function*() {
   const endpoints = yield* Config.option(Config.String("ETCD_ENDPOINTS"))
-  yield* Console.log(Option.match(endpoints, {
-    onNone: () => "on an etcd inside this process (ETCD_ENDPOINTS is not set)",
-    onSome: (endpoints) => `on ${endpoints}`
-  }))
-  return Option.match(endpoints, {
-    onNone: () => Layer.unwrap(Effect.map(EtcdMemory.make(), EtcdMemory.layerPort)),
-    onSome: (endpoints) => layerEtcdPort({ endpoints: endpoints.split(",") })
-  })
+  yield* Console.log(Option.isNone(endpoints) ? "On an etcd inside this process" : `On ${endpoints.value}`)
+  return Option.isNone(endpoints) ? EtcdMemory.layer : EtcdLive
 }))
 
-NodeRuntime.runMain(Effect.provide(program, ConfigCenter.layer().pipe(Layer.provide(port))))
+NodeRuntime.runMain(Effect.provide(program, layer))

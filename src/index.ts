@@ -13,7 +13,7 @@ export {
   RawBytes,
   type Version,
   type Versioned,
-  type WatchOptions
+  type WatchOptions as ConfigWatchOptions
 } from "./ConfigCenter.ts"
 export { ConfigDecodeError, ConfigEncodeError, ConfigNotFound, VersionConflict } from "./ConfigError.ts"
 export { InvalidKey, InvalidOption } from "./Errors.ts"
@@ -40,7 +40,7 @@ export {
   type WatchRequest
 } from "./Etcd.ts"
 export { EtcdError, EtcdErrorReason } from "./EtcdError.ts"
-export { layerEtcdPort } from "./EtcdLive.ts"
+export { EtcdLive, layerEtcd, layerEtcdConfig, layerEtcdPort } from "./EtcdLive.ts"
 export {
   EtcdMemory,
   type EtcdMemoryOptions,
@@ -52,4 +52,13 @@ export {
 export { EtcdOptions, type RetryOptions, type TlsOptions } from "./EtcdOptions.ts"
 export * as EtcdReason from "./EtcdReason.ts"
 export { Lock, LockEntry, type LockHandle, LockHeld, LockLost, type LockOptions } from "./Lock.ts"
+export {
+  type RegisterOptions,
+  type Registration,
+  type RegistrationStatus,
+  Registry,
+  type ServiceEvent,
+  type ServiceWatchOptions
+} from "./Registry.ts"
+export { AlreadyRegistered, InstanceNotFound, InvalidInstance, Replaced, ServiceInstance } from "./ServiceInstance.ts"
 export { makeSession, type Session, SessionLost } from "./Session.ts"

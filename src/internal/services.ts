@@ -7,13 +7,15 @@ import type { InvalidOption } from "../Errors.ts"
 import type { Etcd } from "../Etcd.ts"
 import type { EtcdOptions } from "../EtcdOptions.ts"
 import { Lock } from "../Lock.ts"
+import { Registry } from "../Registry.ts"
 
-export type Services = Lock | ConfigCenter
+export type Services = Lock | Registry | ConfigCenter
 
 export type Prefixes = Pick<EtcdOptions, "lockPrefix" | "registryPrefix" | "configPrefix">
 
 export const layerServices = (options: Prefixes): Layer.Layer<Services, InvalidOption, Etcd> =>
   Layer.mergeAll(
     Lock.layer({ prefix: options.lockPrefix }),
+    Registry.layer({ prefix: options.registryPrefix }),
     ConfigCenter.layer({ prefix: options.configPrefix })
   )
