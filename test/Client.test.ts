@@ -129,10 +129,25 @@ describe("reads", () => {
       const grant = scripted<{ ttl: Duration.Duration; exists: boolean }>(late)
       const etcd = yield* make({ range: read.call, leaseGrant: grant.call })
       assert.deepStrictEqual(yield* reasonOf(etcd.range({ key: "/a" })), dropped.reason)
-      assert.strictEqual(read.calls.length, 1)
+      // One, and its second.
+      assert.strictEqual(read.calls.length, 2)
+      assert.strictEqual(yield* Clock.monotonicTimeNanos, Duration.toNanosUnsafe("5 seconds"))
       // Whether a grant was applied is worth asking once.
       assert.deepStrictEqual(yield* reasonOf(etcd.leaseGrant(Duration.seconds(9))), dropped.reason)
       assert.strictEqual(grant.calls.length, 2)
+    }))
+
+  it.effect("are asked a second time when the first is not answered for 2 seconds, and the first may still answer", () =>
+    Effect.gen(function*() {
+      const frozen = scripted<typeof answer>(Effect.never, Effect.succeed(answer))
+      const other = yield* make({ range: frozen.call })
+      assert.deepStrictEqual(yield* inTime(other.range({ key: "/a" })), answer)
+      assert.strictEqual(yield* Clock.monotonicTimeNanos, Duration.toNanosUnsafe("2 seconds"))
+
+      const slow = scripted<typeof answer>(Effect.delay(Effect.succeed(answer), "3 seconds"), Effect.never)
+      const same = yield* make({ range: slow.call })
+      assert.deepStrictEqual(yield* inTime(same.range({ key: "/a" })), answer)
+      assert.strictEqual(yield* Clock.monotonicTimeNanos, Duration.toNanosUnsafe("5 seconds"))
     }))
 
   it.effect("that are transactions of ranges only, nested too, are reads", () =>

@@ -378,7 +378,7 @@ describe("the layers with all services", () => {
           const lock = yield* Lock
           const config = yield* ConfigCenter
           return yield* lock.withLock("a")(config.set("a", Schema.Number, i))
-        }).pipe(Effect.provide(Layer.fresh(layer)), Effect.provide(env))
+        }).pipe(Effect.provide(Layer.provide(Layer.fresh(layer), env)))
         const { kvs } = yield* (yield* connect({ endpoints: server.endpoint })).range({ prefix: "" })
         assert.deepStrictEqual(kvs.map(({ key, modRevision }) => [key, modRevision]), [["ns/config/a", version]])
       }

@@ -12,6 +12,7 @@ import { Closed, EtcdError } from "../../EtcdError.ts"
 import type { Transport } from "../Transport.ts"
 import { withNamespace } from "./namespace.ts"
 import {
+  hedge,
   isReadOnly,
   isUnanswered,
   isUnavailable,
@@ -37,6 +38,8 @@ export const makeEtcd = Effect.fnUntraced(function*(
 
   const transport = withNamespace(guard(inner, closed), settings.namespace)
   const idempotent = retryIdempotent(settings)
+  const ask = hedge(settings)
+  const read = <A>(attempt: Effect.Effect<A, EtcdError>) => idempotent(ask(attempt))
   const write = retryWrite(settings)
   const granting = retryWhile(settings, (error) => isUnavailable(error) || isUnanswered(error), 1)
 
@@ -68,13 +71,12 @@ export const makeEtcd = Effect.fnUntraced(function*(
   })
 
   return {
-    range: (request) => transport.range(request).pipe(idempotent, named("range", rangeKey(request))),
-    txn: (request) =>
-      transport.txn(request).pipe(isReadOnly(request) ? idempotent : write, named("txn", txnKey(request))),
+    range: (request) => transport.range(request).pipe(read, named("range", rangeKey(request))),
+    txn: (request) => transport.txn(request).pipe(isReadOnly(request) ? read : write, named("txn", txnKey(request))),
     leaseGrant: (ttl) => leaseGrant(ttl).pipe(named("leaseGrant")),
     leaseKeepAlive: (id) => transport.leaseKeepAlive(id).pipe(idempotent, named("leaseKeepAlive")),
     leaseRevoke: (id) => transport.leaseRevoke(id).pipe(idempotent, named("leaseRevoke")),
-    leaseTimeToLive: (id) => transport.leaseTimeToLive(id).pipe(idempotent, named("leaseTimeToLive")),
+    leaseTimeToLive: (id) => transport.leaseTimeToLive(id).pipe(read, named("leaseTimeToLive")),
     watch: (request) => {
       const items = request.startRevision === undefined
         ? watchNow(transport, request)

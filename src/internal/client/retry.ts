@@ -44,6 +44,15 @@ export const retryWhile =
       )
     })
 
+/**
+ * A read that is not answered for long is asked a second time while the first goes on: another member may be quick where this
+ * one is frozen, and a slow cluster loses nothing.
+ */
+export const hedge = ({ timeout }: RetrySettings) => {
+  const patience = Duration.min(Duration.seconds(2), Duration.divideUnsafe(timeout, 2))
+  return <A, R>(attempt: Effect.Effect<A, EtcdError, R>) => Effect.raceFirst(attempt, Effect.delay(attempt, patience))
+}
+
 /** Reads, and writes that do no harm when they happen twice. */
 export const retryIdempotent = (settings: RetrySettings) => retryWhile(settings, isUnavailable)
 

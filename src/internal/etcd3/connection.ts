@@ -219,6 +219,7 @@ export const makeConnection = Effect.fnUntraced(function*(
   const unary: Connection["unary"] = (token, send) =>
     Effect.callback((resume) => {
       if (closed) return resume(Effect.fail(shutDown))
+      // @effect-diagnostics-next-line globalDateInEffect:off
       // oxlint-disable-next-line no-restricted-globals -- gRPC's deadlines are wall time
       const deadline = Date.now() + timeout
       const call = send(current.stubs, makeMetadata(token), { deadline }, (error, response) => {
