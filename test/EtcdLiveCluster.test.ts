@@ -78,7 +78,11 @@ for (const version of ["3.5", "3.4"] as const) {
             const refused = yield* Effect.flip(call as Effect.Effect<unknown, typeof error>)
             assert.deepInclude(refused.reason, { _tag: "Unavailable", detail: "etcdserver: no leader", sent: false })
           }
-          for (const ended of [Fiber.join(watch), Fiber.join(beats)]) {
+          const endings: ReadonlyArray<Effect.Effect<{ readonly _tag: string }, unknown>> = [
+            Fiber.join(watch),
+            Fiber.join(beats)
+          ]
+          for (const ended of endings) {
             const failure = yield* Effect.timeout(ended, "10 seconds")
             assert.strictEqual(failure._tag, "EtcdError")
           }

@@ -59,6 +59,9 @@ const advice = (detail: string, tls: boolean): string => {
   if (/ENOTFOUND|EAI_AGAIN|Name resolution/.test(detail)) {
     return "The host name is not known: check the option endpoints"
   }
+  if (/alert (bad )?certificate/.test(detail)) {
+    return "The server wants a client certificate that it trusts: check the options tls.cert and tls.key"
+  }
   if (/certificate|altnames|self-signed|unable to verify/i.test(detail)) {
     return "The server's certificate is not trusted: check the options tls.ca and tls.serverName"
   }

@@ -219,9 +219,8 @@ export const makeConnection = Effect.fnUntraced(function*(
   const unary: Connection["unary"] = (token, send) =>
     Effect.callback((resume) => {
       if (closed) return resume(Effect.fail(shutDown))
-      // @effect-diagnostics-next-line globalDateInEffect:off
-      // oxlint-disable-next-line no-restricted-globals -- gRPC's deadlines are wall time
-      const deadline = Date.now() + timeout
+      // gRPC's deadlines are wall time. @effect-diagnostics-next-line globalDateInEffect:off
+      const deadline = Date.now() + timeout // oxlint-disable-line no-restricted-globals
       const call = send(current.stubs, makeMetadata(token), { deadline }, (error, response) => {
         inFlight.delete(call)
         resume(error === null && response !== undefined ? Effect.succeed(response) : Effect.fail(statusOf(error)))

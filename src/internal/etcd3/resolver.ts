@@ -53,9 +53,8 @@ class EndpointsResolver implements experimental.Resolver {
     Promise.all(this.#endpoints.map((endpoint) => this.#resolve(endpoint))).then((resolved) => {
       this.#running = false
       if (this.#destroyed) return
-      // @effect-diagnostics-next-line globalTimers:off
-      // oxlint-disable-next-line no-restricted-globals -- grpc-js runs the resolver, no fiber does
-      this.#timer = setTimeout(() => {
+      // grpc-js runs the resolver, no fiber does. @effect-diagnostics-next-line globalTimers:off
+      this.#timer = setTimeout(() => { // oxlint-disable-line no-restricted-globals
         this.#timer = undefined
         if (this.#wanted) this.updateResolution()
       }, minimumInterval)

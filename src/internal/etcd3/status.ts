@@ -61,7 +61,10 @@ const unavailable = (details: string) => new Unavailable({ detail: tidy(details)
 /** grpc-js wraps the cause twice: "round_robin: No connection established. Last error: ... Last error: <cause>. Resolution note: ". */
 const tidy = (details: string): string => {
   if (!details.includes("No connection established")) return details
-  const cause = details.split("Last error: ").at(-1)?.replace(/\. Resolution note: .*$/s, "").replace(/^Error: /, "")
+  const cause = details.split("Last error: ").at(-1)
+    ?.replace(/\. Resolution note: .*$/s, "")
+    .replace(/\s*\(\d{4}-[\d-]+T[\d:.]+Z\)$/, "")
+    .replace(/^Error(?: \[\w+\])?: /, "")
   return cause === undefined || cause === "null" || cause === details ? "no connection" : `no connection: ${cause}`
 }
 
