@@ -1,0 +1,135 @@
+/** Every example runs as a reader runs it, and shows what it says it shows. */
+import { assert, describe, it, layer } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import { execFile } from "node:child_process"
+import * as Fs from "node:fs"
+import * as Path from "node:path"
+import { TestEtcd } from "./utils/EtcdServer.ts"
+
+const root = Path.join(import.meta.dirname, "..")
+
+interface Ended {
+  readonly code: number
+  readonly out: string
+  readonly err: string
+}
+
+const runExample = (name: string, endpoints?: string): Effect.Effect<Ended> =>
+  Effect.callback((resume) => {
+    const { ETCD_ENDPOINTS: _, ...env } = process.env
+    const child = execFile(
+      process.execPath,
+      [Path.join("examples", `${name}.ts`)],
+      { cwd: root, env: endpoints === undefined ? env : { ...env, ETCD_ENDPOINTS: endpoints }, timeout: 25_000 },
+      (error, out, err) =>
+        resume(Effect.succeed({ code: error === null ? 0 : Number(error.code ?? Number.NaN), out, err }))
+    )
+    return Effect.sync(() => child.kill("SIGKILL"))
+  })
+
+/** In this order; other lines may come between them. */
+const shows = (ended: Ended, lines: ReadonlyArray<string | RegExp>): void => {
+  const everything = `${ended.out}${ended.err}`
+  assert.strictEqual(ended.code, 0, everything)
+  const rest = ended.out.split("\n").map((line) => line.trim())
+  for (const expected of lines) {
+    const at = rest.findIndex((line) => typeof expected === "string" ? line === expected : expected.test(line))
+    assert.notStrictEqual(at, -1, `no line ${expected} (any more) in\n${everything}`)
+    rest.splice(0, at + 1)
+  }
+}
+
+/** What each example shows, wherever it runs. */
+const shown: Record<string, ReadonlyArray<string | RegExp>> = {
+  quickstart: [
+    /^1\. A lock/,
+    /^worker A holds the lock, fencing token \d+$/,
+    "tryAcquire does not wait. It answers LockHeld",
+    "in line: worker A, worker B",
+    "worker A has done its work and releases it",
+    /^worker B holds the lock, fencing token \d+$/,
+    "B's token is greater than A's: true",
+    /^2\. A lock that is lost/,
+    "the teller writes 0 and is refused: LockLost (Deleted)",
+    "the balance is 100",
+    /^3\. A registry/,
+    "> Put orders-1 at 10.0.0.7:8081, zone north",
+    "> Synced: that is all for now",
+    "> Put orders-2 at 10.0.0.7:8082, zone south",
+    "discovered: 10.0.0.7:8081, 10.0.0.7:8082",
+    "> Put orders-2 at 10.0.0.7:8082, zone west",
+    "> Delete orders-1 at 10.0.0.7:8081, zone north",
+    /^4\. Configuration/,
+    "> Put 200/s, burst 20, before: 100/s, burst 20",
+    "the same over the old version: VersionConflict, nothing was written",
+    "> Invalid: Expected number at perSecond",
+    "a live reference keeps the last good value: 200/s, burst 20",
+    "> Delete",
+    /^5\. The end/,
+    "keys left in etcd: 0"
+  ],
+  lock: [
+    "replica-1 runs the report",
+    "replica-2 skips it: replica-1 runs it",
+    "replica-3 skips it: replica-1 runs it",
+    "the balance is 15",
+    "its write arrives at last and is refused: the token is old",
+    "its handle knows: Released",
+    "the balance is 100"
+  ],
+  config: [
+    /^written as version \d+: \{ perSecond: 100, burst: 20 \}$/,
+    /^updated to version \d+: burst 40$/,
+    /^not written: "example\/limits" has version \d+, expected version \d+$/,
+    "still in use: { perSecond: 100, burst: 40 }",
+    "deleted, so the default: { perSecond: 10, burst: 1 }"
+  ],
+  registry: [
+    "the client knows: nobody",
+    "the client knows: billing-1 (9001)",
+    "the client knows: billing-1 (9001), billing-2 (9002)",
+    "billing-1 is Registered",
+    "it has registered itself again",
+    "discovered: billing-1",
+    /^invalid instance "billing-3": port must be/
+  ]
+}
+
+it("has an expectation for every example", () => {
+  const files = Fs.readdirSync(Path.join(root, "examples")).map((file) => Path.parse(file).name)
+  assert.deepStrictEqual(files.toSorted(), Object.keys(shown).toSorted())
+})
+
+describe("on memory", () => {
+  for (const [name, lines] of Object.entries(shown)) {
+    it.live(`${name} shows its steps`, () => Effect.map(runExample(name), (ended) => shows(ended, lines)))
+  }
+})
+
+layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })("on a real etcd", (it) => {
+  it.effect("every example shows its steps, and leaves no key and no lease", () =>
+    Effect.gen(function*() {
+      const server = yield* TestEtcd
+      for (const [name, lines] of Object.entries(shown)) {
+        const ended = yield* runExample(name, server.endpoint)
+        shows(ended, [new RegExp(`${server.endpoint}`), ...lines])
+        assert.strictEqual(yield* server.etcdctl("get", "", "--prefix", "--keys-only"), "", `keys left by ${name}`)
+        assert.strictEqual((yield* server.etcdctl("lease", "list")).trim(), "found 0 leases", `leases left by ${name}`)
+      }
+    }))
+})
+
+it.live("the quick start says which etcd it cannot reach, and fails", () =>
+  Effect.gen(function*() {
+    // Nothing listens on the port of tcpmux, and nobody but root could.
+    const { code, err } = yield* runExample("quickstart", "127.0.0.1:1")
+    assert.strictEqual(code, 1)
+    assert.match(err, /127\.0\.0\.1:1: .*ECONNREFUSED.*Is etcd running there/)
+  }))
+
+it.live("the quick start says which option makes no sense, and fails", () =>
+  Effect.gen(function*() {
+    const { code, err } = yield* runExample("quickstart", "localhost")
+    assert.strictEqual(code, 1)
+    assert.match(err, /invalid option endpoints: must be host:port.*"localhost"/)
+  }))
