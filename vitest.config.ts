@@ -1,9 +1,11 @@
 import { availableParallelism } from "node:os"
-import { defineConfig } from "vitest/config"
+import { configDefaults, defineConfig } from "vitest/config"
 
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
+    // By `npm run test:faults`.
+    exclude: [...configDefaults.exclude, "test/faults/**"],
     globalSetup: ["test/utils/globalSetup.ts"],
     // Files that run real servers need a core for them.
     maxWorkers: Math.max(2, Math.floor(availableParallelism() / 2)),
