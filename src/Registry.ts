@@ -275,7 +275,9 @@ const make = Effect.fnUntraced(function*(prefix: string) {
       const previous = change.previous === undefined ? undefined : yield* instanceOf(folder, change.previous)
       const instance = change._tag === "Put" ? yield* instanceOf(folder, change.kv) : undefined
       const revision = change._tag === "Put" ? change.kv.modRevision : change.modRevision
-      if (instance !== undefined) return { _tag: "Put", instance, revision, previous }
+      if (instance !== undefined) {
+        return { _tag: "Put", instance, revision, ...previous !== undefined && { previous } }
+      }
       return previous === undefined ? undefined : { _tag: "Delete", instance: previous, revision }
     }
   )
