@@ -46,7 +46,9 @@ const explain = ({ reason }: EtcdError, { credentials, endpoints, tls }: Connect
     case "Timeout":
       return failure(
         new Unavailable({
-          detail: `${where}: ${reason.detail}. ${advice(reason.detail, tls !== undefined)}`,
+          detail: `${reason.detail.includes(where) ? "" : `${where}: `}${reason.detail}. ${
+            advice(reason.detail, tls !== undefined)
+          }`,
           sent: false
         })
       )

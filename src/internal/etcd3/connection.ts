@@ -21,9 +21,9 @@ import type * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
 import * as Etcd3 from "etcd3"
 import { checkServerIdentity } from "node:tls"
-import { Closed, EtcdError } from "../../EtcdError.ts"
+import { Closed, EtcdError, type EtcdErrorReason, Unavailable } from "../../EtcdError.ts"
 import { register, scheme, signalOption } from "./resolver.ts"
-import { neverLeft, reasonOf, shutDown, type Status } from "./status.ts"
+import { neverLeft, noConnection, reasonOf, shutDown, type Status } from "./status.ts"
 import { type Duplex, makeDuplex } from "./stream.ts"
 
 export interface ConnectionSettings {
@@ -216,6 +216,15 @@ export const makeConnection = Effect.fnUntraced(function*(
     })
   }).pipe(Effect.uninterruptible)
 
+  // Between two attempts of its own to connect, grpc-js no longer says why: the last cause that it gave counts.
+  const where = settings.endpoints.map(formatEndpoint).join(", ")
+  let cause = ""
+  const located = (reason: EtcdErrorReason): EtcdErrorReason => {
+    if (reason._tag !== "Unavailable" || !reason.detail.startsWith(noConnection)) return reason
+    if (reason.detail !== noConnection) cause = reason.detail.slice(noConnection.length)
+    return new Unavailable({ detail: `${noConnection} to ${where}${cause}`, sent: reason.sent })
+  }
+
   const unary: Connection["unary"] = (token, send) =>
     Effect.callback((resume) => {
       if (closed) return resume(Effect.fail(shutDown))
@@ -246,7 +255,7 @@ export const makeConnection = Effect.fnUntraced(function*(
       ),
     suspect,
     error: (operation, status, leaseId) =>
-      new EtcdError({ operation, reason: closed ? new Closed({}) : reasonOf(status, leaseId) }),
+      new EtcdError({ operation, reason: closed ? new Closed({}) : located(reasonOf(status, leaseId)) }),
     close
   }
 })

@@ -56,6 +56,9 @@ export const isStaleToken = (status: Status): boolean =>
 export const isLeaseExists = (status: Status): boolean =>
   status.code === Code.FAILED_PRECONDITION && status.details.includes("lease already exists")
 
+/** What an error of a connection that could not be made begins with. */
+export const noConnection = "no connection"
+
 const unavailable = (details: string) => new Unavailable({ detail: tidy(details), sent: !wasNotSent(details) })
 
 /** grpc-js wraps the cause twice: "round_robin: No connection established. Last error: ... Last error: <cause>. Resolution note: ". */
@@ -65,7 +68,7 @@ const tidy = (details: string): string => {
     ?.replace(/\. Resolution note: .*$/s, "")
     .replace(/\s*\(\d{4}-[\d-]+T[\d:.]+Z\)$/, "")
     .replace(/^Error(?: \[\w+\])?: /, "")
-  return cause === undefined || cause === "null" || cause === details ? "no connection" : `no connection: ${cause}`
+  return cause === undefined || cause === "null" || cause === details ? noConnection : `${noConnection}: ${cause}`
 }
 
 export const reasonOf = (status: Status, leaseId = 0n): EtcdErrorReason => {
