@@ -495,6 +495,20 @@ describe("Registration, with answers that are lost", () => {
       assert.strictEqual((yield* entries).get(key), json("a", `{"v":"2"}`))
     }))
 
+  it.effect("nor does one that is refused while the registration recovers", () =>
+    Effect.gen(function*() {
+      const { entries, process, registration } = yield* started
+      yield* process.link.refuse
+      yield* TestClock.adjust("2 minutes")
+      const update = yield* Effect.forkChild(Effect.exit(registration.update({ big: "x".repeat(3_000_000) })))
+      yield* TestClock.adjust("1 second")
+      yield* process.link.accept
+      yield* TestClock.adjust("20 seconds")
+      assert.include(["TooLarge", "Ambiguous"], reasonOf(yield* Fiber.join(update)))
+      assert.strictEqual((yield* entries).get(key), json("a"))
+      assert.strictEqual(yield* registration.status.get, "Registered")
+    }))
+
   it.effect("without etcd a registration fails, and leaves nothing behind", () =>
     Effect.gen(function*() {
       const { entries, process: make } = yield* makeRegistryWorld
@@ -528,33 +542,37 @@ describe("Registration, ending", () => {
       assert.strictEqual((yield* entries).size, 0)
     }))
 
-  it.effect("interrupted at any step, a registration leaves no key, no lease and no watch", () =>
-    Effect.gen(function*() {
-      const steps = yield* interruptAtEveryStep({
-        setup: Effect.gen(function*() {
-          const world = yield* makeRegistryWorld
-          return { ...world, process: yield* world.process }
-        }),
-        run: ({ process, store }) =>
-          Effect.scoped(Effect.gen(function*() {
-            const registration = yield* process.registry.register(instance("a"))
-            yield* registration.update({ v: "2" })
-            yield* store.deleteKey(key)
-            yield* Stream.runDrain(Stream.takeUntil(
-              Stream.drop(registration.status.changes, 1),
-              (status) => status === "Registered"
-            )).pipe(Effect.timeoutOption("1 second"))
-          })),
-        check: ({ entries, process }, _, step) =>
-          Effect.gen(function*() {
-            yield* TestClock.adjust("2 minutes")
-            assert.strictEqual((yield* entries).size, 0, `step ${step}`)
-            assert.strictEqual(process.port.watches().open, 0)
-            // The id is free again.
-            yield* Effect.scoped(process.registry.register(instance("a")))
+  it.effect(
+    "interrupted at any step, a registration leaves no key, no lease and no watch",
+    () =>
+      Effect.gen(function*() {
+        const steps = yield* interruptAtEveryStep({
+          setup: Effect.gen(function*() {
+            const world = yield* makeRegistryWorld
+            return { ...world, process: yield* world.process }
           }),
-        tick: "1 second"
-      })
-      assert.isAbove(steps, 100)
-    }))
+          run: ({ process, store }) =>
+            Effect.scoped(Effect.gen(function*() {
+              const registration = yield* process.registry.register(instance("a"))
+              yield* registration.update({ v: "2" })
+              yield* store.deleteKey(key)
+              yield* Stream.runDrain(Stream.takeUntil(
+                Stream.drop(registration.status.changes, 1),
+                (status) => status === "Registered"
+              )).pipe(Effect.timeoutOption("1 second"))
+            })),
+          check: ({ entries, process }, _, step) =>
+            Effect.gen(function*() {
+              yield* TestClock.adjust("2 minutes")
+              assert.strictEqual((yield* entries).size, 0, `step ${step}`)
+              assert.strictEqual(process.port.watches().open, 0)
+              // The id is free again.
+              yield* Effect.scoped(process.registry.register(instance("a")))
+            }),
+          tick: "1 second"
+        })
+        assert.isAbove(steps, 100)
+      }),
+    120_000
+  )
 })

@@ -4,6 +4,7 @@
  * Every put compares the revision at which the key was last seen. So a put whose answer was lost, and that etcd applies
  * later, finds either what it was meant to replace, or nothing to do; it never undoes a newer write.
  */
+import * as Deferred from "effect/Deferred"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -58,6 +59,11 @@ interface Held {
 /** Where a key was seen. */
 type Seen = Pick<KeyValue, "modRevision" | "createRevision">
 
+interface Wish {
+  readonly instance: ServiceInstance
+  readonly bytes: Uint8Array
+}
+
 /** What to do about a key: nothing, give way, or a put that replaces exactly what was seen (`undefined`: no key). */
 type Verdict = "Ours" | "Foreign" | { readonly replaces: Seen | undefined }
 
@@ -78,16 +84,27 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
   const turn = Semaphore.makeUnsafe(1)
   const wake = Latch.makeUnsafe(false)
 
-  let desired = { instance, bytes: encodeInstance(instance) }
+  let desired: Wish = { instance, bytes: encodeInstance(instance) }
   let held: Held | undefined
   /** Leases that this registration has put its key on. */
   const leases = new Set<bigint>()
-  /** The key when it was last known to be ours. */
-  let seen: Seen | undefined
+  /** The key when it was last known to be ours, and what was in it. */
+  let seen: Seen & { readonly wish: Wish } | undefined
   let established = false
   let released = false
   // The key may no longer be what was last seen.
   let suspect = false
+
+  /** Updates that wait until what they want is in etcd. */
+  const waiting = new Set<Deferred.Deferred<void, Replaced | EtcdError>>()
+  const answer = (exit: Exit.Exit<void, Replaced | EtcdError>) =>
+    Effect.sync(() => {
+      for (const deferred of waiting) Deferred.doneUnsafe(deferred, exit)
+      waiting.clear()
+    })
+
+  const replaced = new Replaced({ name: instance.name, id: instance.id })
+  const failed = (operation: string, reason: EtcdErrorReason) => new EtcdError({ operation, key, reason })
 
   const statusUnsafe = () => SubscriptionRef.getUnsafe(status)
 
@@ -146,8 +163,8 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
   const isCurrent = (kv: KeyValue, slot: Slot): boolean =>
     kv.lease === slot.session.leaseId && compareBytes(kv.value, desired.bytes) === 0
 
-  const ours = (slot: Slot, at: Seen): Verdict => {
-    seen = at
+  const ours = (slot: Slot, at: Seen, wish: Wish): Verdict => {
+    seen = { modRevision: at.modRevision, createRevision: at.createRevision, wish }
     slot.present(at.createRevision)
     return "Ours"
   }
@@ -155,35 +172,36 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
   /** The first time the last registrant wins; from then on only what is ours is written over. */
   const judge = (slot: Slot, kv: KeyValue | undefined): Verdict => {
     if (kv === undefined) return { replaces: undefined }
-    if (isCurrent(kv, slot)) return ours(slot, kv)
+    if (isCurrent(kv, slot)) return ours(slot, kv, desired)
     return !established || leases.has(kv.lease) ? { replaces: kv } : "Foreign"
   }
 
   const put = (slot: Slot, replaces: Seen | undefined) =>
-    Effect.suspend(() =>
-      etcd.txn({
+    Effect.suspend(() => {
+      const wish = desired
+      return etcd.txn({
         compare: [Compare.modRevision(key, "=", replaces?.modRevision ?? 0n)],
-        success: [Operation.put(key, desired.bytes, { lease: slot.session.leaseId })],
+        success: [Operation.put(key, wish.bytes, { lease: slot.session.leaseId })],
         failure: [Operation.range(key)]
-      })
-    ).pipe(
-      Effect.tapError(({ reason }) =>
-        Effect.sync(() => {
-          if (reason._tag === "LeaseNotFound") slot.session.revoked()
-          // It can be applied at any later time, also after the release.
-          if (reason._tag === "Ambiguous") slot.session.distrust()
+      }).pipe(
+        Effect.tapError(({ reason }) =>
+          Effect.sync(() => {
+            if (reason._tag === "LeaseNotFound") slot.session.revoked()
+            // It can be applied at any later time, also after the release.
+            if (reason._tag === "Ambiguous") slot.session.distrust()
+          })
+        ),
+        Effect.onInterrupt(() => Effect.sync(slot.session.distrust)),
+        Effect.map((answer): Verdict => {
+          const modRevision = answer.revision
+          if (answer.succeeded) {
+            return ours(slot, { modRevision, createRevision: replaces?.createRevision ?? modRevision }, wish)
+          }
+          const found = answer.responses[0]
+          return judge(slot, found?._tag === "Range" ? found.kvs[0] : undefined)
         })
-      ),
-      Effect.onInterrupt(() => Effect.sync(slot.session.distrust)),
-      Effect.map((answer): Verdict => {
-        const modRevision = answer.revision
-        if (answer.succeeded) {
-          return ours(slot, { modRevision, createRevision: replaces?.createRevision ?? modRevision })
-        }
-        const found = answer.responses[0]
-        return judge(slot, found?._tag === "Range" ? found.kvs[0] : undefined)
-      })
-    )
+      )
+    })
 
   /** Puts until the key is ours or somebody else's. Each failed compare has shown a newer state to go by. */
   const settle = (slot: Slot, verdict: Verdict): Effect.Effect<"Ours" | "Foreign", EtcdError> =>
@@ -192,12 +210,17 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
       : Effect.flatMap(put(slot, verdict.replaces), (next) => settle(slot, next))
 
   const conclude = (outcome: "Ours" | "Foreign") =>
-    outcome === "Ours"
-      ? become("Registered")
-      : become("Replaced").pipe(
-        Effect.andThen(Effect.logWarning("somebody else has registered the same name and id: giving way")),
-        Effect.andThen(letGo)
-      )
+    Effect.suspend(() => {
+      if (outcome === "Foreign") {
+        return become("Replaced").pipe(
+          Effect.andThen(Effect.logWarning("somebody else has registered the same name and id: giving way")),
+          Effect.andThen(answer(Exit.fail(replaced))),
+          Effect.andThen(letGo)
+        )
+      }
+      // An update may have come while an older wish was being carried out.
+      return Effect.andThen(become("Registered"), seen?.wish === desired ? answer(Exit.void) : Effect.void)
+    })
 
   // ---------------------------------------------------------------------------
   // Starting
@@ -250,6 +273,12 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
         Effect.tapError((error) =>
           failures === 0 ? Effect.logWarning("not registered: trying again", error) : Effect.void
         ),
+        Effect.tapError((error) => {
+          // A wish that can never be written must not keep the last one from coming back.
+          if (error.reason._tag !== "TooLarge" || seen === undefined || seen.wish === desired) return Effect.void
+          desired = seen.wish
+          return answer(Exit.fail(error))
+        }),
         Effect.tapError(() => Effect.suspend(() => pause(++failures))),
         Effect.retry({ while: (error) => error.reason._tag !== "Closed" })
       )
@@ -286,34 +315,21 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
   // Updating
   // ---------------------------------------------------------------------------
 
-  const replaced = new Replaced({ name: instance.name, id: instance.id })
-  const failed = (operation: string, reason: EtcdErrorReason) => new EtcdError({ operation, key, reason })
+  const want = (metadata: Readonly<Record<string, string>>): void => {
+    const next = new ServiceInstance({ ...desired.instance, metadata })
+    desired = { instance: next, bytes: encodeInstance(next) }
+  }
 
-  const untilRecovered = SubscriptionRef.changes(status).pipe(
-    Stream.filter((status) => status !== "Recovering"),
-    Stream.runHead,
-    Effect.timeoutOrElse({
-      duration: etcd.settings.timeout,
-      orElse: () =>
-        Effect.fail(
-          failed("update", new Ambiguous({ detail: "the registration is recovering: it is written with it" }))
-        )
-    }),
-    Effect.flatMap(() => statusUnsafe() === "Replaced" ? Effect.fail(replaced) : Effect.void)
-  )
-
+  /** For as long as the key is there. Nothing: it is not. */
   const write = (metadata: Readonly<Record<string, string>>) =>
     turn.withPermit(Effect.gen(function*() {
-      if (statusUnsafe() === "Replaced") return yield* replaced
-      if (released) return yield* failed("update", new Closed())
-      const previous = desired
-      const next = new ServiceInstance({ ...previous.instance, metadata })
-      desired = { instance: next, bytes: encodeInstance(next) }
       const slot = heldUnsafe()
-      if (slot === undefined || statusUnsafe() === "Recovering") return "Recovering" as const
+      if (slot === undefined || statusUnsafe() !== "Registered") return undefined
+      const previous = desired
+      want(metadata)
       const outcome = yield* settle(slot, { replaces: seen }).pipe(
         Effect.onInterrupt(() => Effect.sync(doubt)),
-        Effect.catchIf((error) => error.reason._tag === "LeaseNotFound", () => Effect.succeed("Recovering" as const)),
+        Effect.catchIf((error) => error.reason._tag === "LeaseNotFound", () => Effect.undefined),
         Effect.tapError((error) =>
           Effect.sync(() => {
             // What may have been written is what is wanted from now on; what was refused is not.
@@ -322,16 +338,35 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
           })
         )
       )
-      if (outcome === "Recovering") return outcome
-      yield* conclude(outcome)
-      return outcome === "Foreign" ? yield* replaced : "Written" as const
+      if (outcome !== undefined) yield* conclude(outcome)
+      return outcome
     }))
 
-  const update = Effect.fnUntraced(function*(metadata: Readonly<Record<string, string>>) {
-    if ((yield* write(metadata)) === "Written") return
+  const writeWhenRecovered = Effect.fnUntraced(function*(metadata: Readonly<Record<string, string>>) {
+    if (released) return yield* failed("update", new Closed())
+    if (statusUnsafe() === "Replaced") return yield* replaced
+    want(metadata)
+    const written = Deferred.makeUnsafe<void, Replaced | EtcdError>()
+    waiting.add(written)
     yield* become("Recovering")
     doubt()
-    yield* untilRecovered
+    yield* Deferred.await(written).pipe(
+      Effect.timeoutOrElse({
+        duration: etcd.settings.timeout,
+        orElse: () =>
+          Effect.fail(
+            failed("update", new Ambiguous({ detail: "the registration is recovering: it is written with it" }))
+          )
+      }),
+      Effect.ensuring(Effect.sync(() => waiting.delete(written)))
+    )
+  })
+
+  const update = Effect.fnUntraced(function*(metadata: Readonly<Record<string, string>>) {
+    const registered = !released && statusUnsafe() === "Registered" && heldUnsafe() !== undefined
+    const outcome = registered ? yield* write(metadata) : undefined
+    if (outcome === "Foreign") return yield* replaced
+    if (outcome === undefined) yield* writeWhenRecovered(metadata)
   })
 
   // ---------------------------------------------------------------------------
