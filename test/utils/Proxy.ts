@@ -10,6 +10,8 @@ export interface Proxy {
   readonly endpoint: string
   /** Destroys all connections; new ones are accepted. */
   readonly cut: Effect.Effect<void>
+  /** The same after so many bytes more from the server have been passed on, in the middle of whatever they are; returns when it is done. */
+  readonly cutAfter: (bytes: number) => Effect.Effect<void>
   /** New connections are refused; those that exist go on. */
   readonly refuse: Effect.Effect<void>
   readonly accept: Effect.Effect<void>
@@ -46,6 +48,7 @@ const make = (port: number, target: { readonly port: number }) => {
   let dropping = false
   let delay = 0
   let accepted = 0
+  let fuse: { left: number; readonly blown: () => void } | undefined
   let listener: Net.Server | undefined
 
   const destroy = (connection: Connection) => {
@@ -75,6 +78,15 @@ const make = (port: number, target: { readonly port: number }) => {
       }
       later(() => {
         if (to.destroyed) return
+        const spark = direction === "down" ? fuse : undefined
+        if (spark !== undefined && spark.left <= chunk.length) {
+          // Nothing passes between the last byte and the end.
+          const { left } = spark
+          spark.left = 0
+          if (left > 0) to.write(chunk.subarray(0, left), spark.blown)
+          return
+        }
+        if (spark !== undefined) spark.left -= chunk.length
         bytes[direction] += chunk.length
         if (!to.write(chunk)) {
           from.pause()
@@ -126,6 +138,19 @@ const make = (port: number, target: { readonly port: number }) => {
     port,
     endpoint: `127.0.0.1:${port}`,
     cut: Effect.sync(cut),
+    cutAfter: (left) =>
+      Effect.callback((resume) => {
+        const blown = () => {
+          fuse = undefined
+          cut()
+          resume(Effect.void)
+        }
+        if (left <= 0) return blown()
+        fuse = { left, blown }
+        return Effect.sync(() => {
+          fuse = undefined
+        })
+      }),
     refuse: Effect.sync(refuse),
     accept: Effect.promise(() => listener === undefined ? listen() : Promise.resolve()),
     freeze: Effect.sync(() => {
