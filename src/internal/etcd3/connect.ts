@@ -61,11 +61,18 @@ const advice = (detail: string, tls: boolean): string => {
   if (/ENOTFOUND|EAI_AGAIN|Name resolution/.test(detail)) {
     return "The host name is not known: check the option endpoints"
   }
-  if (/alert (bad )?certificate/.test(detail)) {
+  // What the server says of ours. Its other alerts are about the protocol.
+  if (/alert (.*certificate|unknown ca)/.test(detail)) {
     return "The server wants a client certificate that it trusts: check the options tls.cert and tls.key"
   }
-  if (/certificate|altnames|self-signed|unable to verify/i.test(detail)) {
-    return "The server's certificate is not trusted: check the options tls.ca and tls.serverName"
+  if (/has expired|not yet valid/.test(detail)) {
+    return "The server's certificate is out of date: renew it, and check the clock of this machine"
+  }
+  if (/altnames/.test(detail)) {
+    return "The server's certificate is for other names: use one of them in the option endpoints, or in tls.serverName"
+  }
+  if (/certificate|self-signed|unable to verify/i.test(detail)) {
+    return "The server's certificate is not trusted: check the option tls.ca"
   }
   if (detail.includes("no leader")) return "The cluster has lost its majority: check its members"
   const question = "Is etcd running there, and may this machine reach it? Check the option endpoints"

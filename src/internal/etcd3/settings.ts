@@ -6,6 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
+import { X509Certificate } from "node:crypto"
 import { readFile } from "node:fs/promises"
 import { isIPv4, isIPv6 } from "node:net"
 import { createSecureContext } from "node:tls"
@@ -126,6 +127,11 @@ const parseTls = Effect.fnUntraced(function*(
     key: yield* readPem("tls.key", Redacted.isRedacted(key) ? Redacted.value(key) : key),
     serverName
   }
+  // Node takes an authority that it cannot read for none at all.
+  yield* Effect.try({
+    try: () => settings.ca === undefined ? undefined : new X509Certificate(settings.ca),
+    catch: (cause) => new InvalidOption({ option: "tls.ca", rule: `must be a certificate in PEM: ${messageOf(cause)}` })
+  })
   yield* Effect.try({
     try: () => createSecureContext(settings),
     catch: (cause) =>
