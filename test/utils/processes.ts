@@ -6,6 +6,8 @@ export interface Running {
   readonly pid: number
   /** The first line of standard output that contains the text; fails when the process ends before. */
   readonly line: (text: string) => Effect.Effect<string, Error>
+  /** All of standard output up to now. */
+  readonly lines: Effect.Effect<ReadonlyArray<string>>
   readonly kill: (signal: NodeJS.Signals) => Effect.Effect<void>
   readonly ended: Effect.Effect<number | undefined>
 }
@@ -52,6 +54,7 @@ export const run = (
             look()
             return Effect.sync(() => child.stdout.off("data", look))
           }),
+        lines: Effect.sync(() => state.output.split("\n").slice(0, -1)),
         kill: (signal) => Effect.sync(() => void child.kill(signal)),
         ended
       }
