@@ -54,10 +54,8 @@ const leaseOf = (registration: Registration, world: { get: Effect.Success<typeof
 describe("Registry", () => {
   it.effect("an instance is there for as long as its scope", () =>
     Effect.gen(function*() {
-      const { entries, process } = yield* Effect.gen(function*() {
-        const world = yield* makeRegistryWorld
-        return { ...world, process: yield* world.process }
-      })
+      const { entries, process: make } = yield* makeRegistryWorld
+      const process = yield* make
       const scope = yield* Scope.make()
       const registration = yield* Scope.provide(process.registry.register(instance("a", { zone: "b" })), scope)
       assert.strictEqual(registration.key, key)

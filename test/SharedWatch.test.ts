@@ -495,41 +495,48 @@ describe("SharedWatch, lifetime", () => {
       assert.deepStrictEqual(port.watches(), { open: 0, total: 1 })
     }))
 
-  it.effect("a consumer that is interrupted at any step leaves no watch behind, and the others whole", () =>
-    Effect.gen(function*() {
-      const steps = yield* interruptAtEveryStep({
-        setup: Effect.gen(function*() {
-          const setup = yield* makeSetup
-          yield* setup.put("x")
-          const other = yield* consume(setup.shared.changes(range))
-          return { ...setup, other }
-        }),
-        run: ({ put, shared }) =>
-          Effect.scoped(Effect.gen(function*() {
-            const done = yield* Deferred.make<void>()
-            yield* Effect.forkScoped(
-              shared.changes(range).pipe(
-                Stream.tap((changes) =>
-                  short(changes).includes("+z") ? Deferred.succeed(done, undefined) : Effect.void
-                ),
-                Stream.runDrain
+  it.effect(
+    "a consumer that is interrupted at any step leaves no watch behind, and the others whole",
+    () =>
+      Effect.gen(function*() {
+        const steps = yield* interruptAtEveryStep({
+          setup: Effect.gen(function*() {
+            const setup = yield* makeSetup
+            yield* setup.put("x")
+            const other = yield* consume(setup.shared.changes(range))
+            return { ...setup, other }
+          }),
+          run: ({ put, shared }) =>
+            Effect.scoped(Effect.gen(function*() {
+              const done = yield* Deferred.make<void>()
+              yield* Effect.forkScoped(
+                shared.changes(range).pipe(
+                  Stream.tap((changes) =>
+                    short(changes).includes("+z") ? Deferred.succeed(done, undefined) : Effect.void
+                  ),
+                  Stream.runDrain
+                )
               )
-            )
-            yield* shared.current({ key: "/a/x" })
-            yield* put("z")
-            yield* Deferred.await(done)
-            yield* Stream.runHead(shared.changes(range, { from: 1n }))
-          })),
-        check: ({ other, port, put }) =>
-          Effect.gen(function*() {
-            const revision = yield* put("last")
-            yield* eventually(() => shorts(other.seen).join().includes(`+last@${revision}`), "the others see the rest")
-            account(other.seen)
-            yield* other.stop
-            yield* TestClock.adjust("6 seconds")
-            assert.strictEqual(port.watches().open, 0)
-          })
-      })
-      assert.isAbove(steps, 100)
-    }))
+              yield* yield* shared.current({ key: "/a/x" })
+              yield* put("z")
+              yield* Deferred.await(done)
+              yield* Stream.runHead(shared.changes(range, { from: 1n }))
+            })),
+          check: ({ other, port, put }) =>
+            Effect.gen(function*() {
+              const revision = yield* put("last")
+              yield* eventually(
+                () => shorts(other.seen).join().includes(`+last@${revision}`),
+                "the others see the rest"
+              )
+              account(other.seen)
+              yield* other.stop
+              yield* TestClock.adjust("6 seconds")
+              assert.strictEqual(port.watches().open, 0)
+            })
+        })
+        assert.isAbove(steps, 100)
+      }),
+    120_000
+  )
 })

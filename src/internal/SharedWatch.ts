@@ -114,8 +114,8 @@ export const makeSharedWatch = Effect.fnUntraced(function*(etcd: Etcd["Service"]
       held = next
       yield* Scope.close(previous.child, Exit.void)
     }).pipe(Effect.forever, Effect.forkIn(scope))
-    return Effect.sync(() => held.hub.state)
-  })
+    return () => held.hub.state
+  }, Effect.map(Effect.sync))
 
   return {
     changes: (range, options) => options?.from === undefined ? changesOfHub(range) : changesFrom(range, options.from),
