@@ -9,6 +9,7 @@
  */
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -19,11 +20,11 @@ import type { InvalidKey, InvalidOption } from "./Errors.ts"
 import { Compare, Etcd, Operation } from "./Etcd.ts"
 import type { KeyValue, TxnRequest, TxnResult } from "./Etcd.ts"
 import { EtcdError, InvalidArgument } from "./EtcdError.ts"
-import type { Slot, SlotLoss } from "./internal/LeaseSession.ts"
 import { entries, EntryLost, takeIfFree, waitInLine } from "./internal/lock/entry.ts"
 import { makeLocalQueue } from "./internal/lock/LocalQueue.ts"
 import { writesBelow } from "./internal/lock/writes.ts"
-import { makeSessionPool } from "./internal/SessionPool.ts"
+import { makeSessionPool } from "./internal/session/SessionPool.ts"
+import type { Slot, SlotLoss } from "./internal/session/Slots.ts"
 import * as Telemetry from "./internal/Telemetry.ts"
 import { validateKey, validatePrefix, validateTtl } from "./internal/validate.ts"
 
@@ -222,7 +223,8 @@ const make = Effect.fnUntraced(function*(
       const why = released ? "Released" : loss
       return why === undefined ? Effect.void : Effect.fail(lossOf(why))
     }
-    const lost = Effect.flatMap(slot.lost, (why) => Effect.fail(lossOf(why)))
+    // A lock that was released is not lost any more.
+    const lost = Effect.flatMap(slot.lost, (why) => released ? Effect.never : Effect.fail(lossOf(why)))
     const assertHeld = Effect.suspend(() => Effect.flatMap(slot.loss, verdict))
     const release = Effect.suspend(() => {
       released = true
@@ -237,14 +239,16 @@ const make = Effect.fnUntraced(function*(
       ),
       lost,
       assertHeld,
-      // The second look is for what ended after the deadline but before its timer: a blocked event loop.
+      // The second look is for what ended after the deadline but before its timer: a blocked event loop, a suspended machine.
       guard: (effect) =>
         assertHeld.pipe(
           Effect.andThen(Effect.raceFirst(effect, lost)),
-          Effect.tap(() => {
-            const loss = slot.lossUnsafe()
-            return loss === undefined || released ? Effect.void : Effect.fail(lossOf(loss))
-          })
+          Effect.tap(() =>
+            Effect.flatMap(
+              slot.loss,
+              (loss) => loss === undefined || released ? Effect.void : Effect.fail(lossOf(loss))
+            )
+          )
         ),
       fenced: Effect.fn("Lock.fenced")(function*(txn) {
         yield* Effect.annotateCurrentSpan({ "coord.key": key, "coord.token": String(fencingToken) })
@@ -290,6 +294,15 @@ const make = Effect.fnUntraced(function*(
       const ttl = options?.ttl === undefined ? defaultTtl : yield* validateTtl(options.ttl)
       // Everything that the attempt makes lives in a scope of its own, so that a failed or interrupted one leaves nothing in a scope that lives on.
       const scope = yield* Scope.fork(yield* Effect.scope)
+      if (scope.state._tag === "Closed") return yield* Effect.interrupt
+      const resources = yield* Scope.fork(scope)
+      // A scope that closes under an attempt ends it first: it would queue again otherwise, with nobody to clean up.
+      const closing = Deferred.makeUnsafe<void>()
+      const ended = Deferred.makeUnsafe<void>()
+      yield* Scope.addFinalizer(
+        scope,
+        Effect.andThen(Deferred.succeed(closing, undefined), Deferred.await(ended))
+      )
       const attempt = Effect.gen(function*(): Effect.fn.Return<
         { readonly slot: Slot; readonly token: bigint },
         E | EtcdError,
@@ -297,22 +310,25 @@ const make = Effect.fnUntraced(function*(
       > {
         yield* turn(path)
         while (true) {
-          const entryScope = yield* Scope.fork(scope)
+          const entryScope = yield* Scope.fork(resources)
           const slot = yield* pool.slot({ ttl, name: path, key: (lease) => `${path}${lease.toString(16)}` }).pipe(
             Scope.provide(entryScope)
           )
           const token = yield* Scope.provide(enter(path, slot, options?.label ?? ""), entryScope)
           // Enter only if the deadline has not passed, whatever the answer was.
-          if (token !== EntryLost && slot.lossUnsafe() === undefined) return { slot, token }
+          if (token !== EntryLost && (yield* slot.loss) === undefined) return { slot, token }
           yield* Effect.logDebug("the entry was lost while it waited: queueing again")
           yield* Scope.close(entryScope, Exit.void)
         }
       })
-      const exit = yield* restore(attempt).pipe(
-        Scope.provide(scope),
+      const exit = yield* restore(
+        Effect.raceFirst(attempt, Effect.andThen(Deferred.await(closing), Effect.interrupt))
+      ).pipe(
+        Scope.provide(resources),
         Effect.annotateLogs({ lock: key }),
         Effect.exit
       )
+      Deferred.doneUnsafe(ended, Effect.void)
       if (Exit.isFailure(exit)) {
         yield* Scope.close(scope, exit)
         return yield* Effect.failCause(exit.cause)
@@ -347,10 +363,9 @@ const make = Effect.fnUntraced(function*(
       key,
       options,
       (path) =>
-        Effect.suspend(() =>
-          queue.isBusy(path)
-            ? Effect.flatMap(entries(etcd, path), (found) => held(found.entries[0]))
-            : queue.turn(path)
+        Effect.flatMap(
+          queue.tryTurn(path),
+          (taken) => taken ? Effect.void : Effect.flatMap(entries(etcd, path), (found) => held(found.entries[0]))
         ),
       (path, slot, label) =>
         Effect.flatMap(

@@ -11,7 +11,8 @@ import type * as Scope from "effect/Scope"
 import type { InvalidOption } from "./Errors.ts"
 import { Etcd } from "./Etcd.ts"
 import type { EtcdError } from "./EtcdError.ts"
-import { makeLeaseSession, SessionLost } from "./internal/LeaseSession.ts"
+import { SessionLost } from "./internal/session/LeaseClock.ts"
+import { makeLeaseSession } from "./internal/session/LeaseSession.ts"
 import { validateTtl } from "./internal/validate.ts"
 
 export {

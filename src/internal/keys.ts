@@ -31,6 +31,7 @@ export const prefixEnd = (prefix: Uint8Array): Uint8Array => {
 }
 
 const noEnd = Uint8Array.of(0)
+const nothing = Uint8Array.of(1)
 
 /**
  * A range as etcd's `key` and `range_end`, which is never empty: etcd reads an end that is absent as "one key", but one that is
@@ -50,7 +51,7 @@ export const encodeRange = (range: KeyRange): { readonly key: Uint8Array; readon
   }
   const key = range.from === "" ? noEnd : encodeKey(range.from)
   const to = encodeKey(range.to)
-  return { key, rangeEnd: compareBytes(key, to) < 0 ? to : key }
+  return compareBytes(key, to) < 0 ? { key, rangeEnd: to } : { key: nothing, rangeEnd: nothing }
 }
 
 /** Orders keys as etcd does: by their bytes. The order of JavaScript's strings differs above U+D7FF. */

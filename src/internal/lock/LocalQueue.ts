@@ -9,7 +9,8 @@ import type * as Scope from "effect/Scope"
 export interface LocalQueue {
   /** Waits for the turn, and has it until the scope closes. */
   readonly turn: (name: string) => Effect.Effect<void, never, Scope.Scope>
-  readonly isBusy: (name: string) => boolean
+  /** Has the turn until the scope closes, if nobody has it. */
+  readonly tryTurn: (name: string) => Effect.Effect<boolean, never, Scope.Scope>
 }
 
 export const makeLocalQueue = (): LocalQueue => {
@@ -25,21 +26,24 @@ export const makeLocalQueue = (): LocalQueue => {
     else Deferred.doneUnsafe(next, Effect.void)
   }
 
+  const enter = (name: string): Effect.Effect<Deferred.Deferred<void>, never, Scope.Scope> =>
+    Effect.suspend(() => {
+      const ticket = Deferred.makeUnsafe<void>()
+      const queue = queues.get(name) ?? new Set()
+      if (queue.size === 0) {
+        queues.set(name, queue)
+        Deferred.doneUnsafe(ticket, Effect.void)
+      }
+      queue.add(ticket)
+      return Effect.as(Effect.addFinalizer(() => Effect.sync(() => leave(name, ticket))), ticket)
+    })
+
   return {
-    isBusy: (name) => queues.has(name),
     turn: (name) =>
-      Effect.uninterruptibleMask((restore) => {
-        const ticket = Deferred.makeUnsafe<void>()
-        const queue = queues.get(name) ?? new Set()
-        if (queue.size === 0) {
-          queues.set(name, queue)
-          Deferred.doneUnsafe(ticket, Effect.void)
-        }
-        queue.add(ticket)
-        return Effect.andThen(
-          Effect.addFinalizer(() => Effect.sync(() => leave(name, ticket))),
-          restore(Deferred.await(ticket))
-        )
-      })
+      Effect.uninterruptibleMask((restore) => Effect.flatMap(enter(name), (ticket) => restore(Deferred.await(ticket)))),
+    tryTurn: (name) =>
+      Effect.uninterruptible(
+        Effect.suspend(() => queues.has(name) ? Effect.succeed(false) : Effect.as(enter(name), true))
+      )
   }
 }

@@ -15,7 +15,7 @@ import * as Stream from "effect/Stream"
 import { Compare, Operation } from "../../Etcd.ts"
 import type { Etcd, KeyValue, RangeResult, TxnRequest, TxnResult } from "../../Etcd.ts"
 import { EtcdError, Unavailable } from "../../EtcdError.ts"
-import { isTransient, type Slot } from "../LeaseSession.ts"
+import { isTransient, type Slot } from "../session/Slots.ts"
 
 /** The entry was gone before it got its turn: its lease was lost, or somebody deleted it. Queue again. */
 export const EntryLost = "EntryLost" as const
@@ -42,25 +42,14 @@ const rangeOf = (result: TxnResult, index: number): RangeResult | undefined => {
 type Position =
   | { readonly _tag: "First" }
   | { readonly _tag: "Behind"; readonly predecessor: KeyValue }
-  | { readonly _tag: "Unknown"; readonly below: bigint }
+  | { readonly _tag: "Unknown" }
 
-/** Reads a page of the keys below `below`, greatest create revision first. */
-const positionIn = (path: string, page: RangeResult | undefined, below: bigint): Position => {
-  const earlier = (page?.kvs ?? []).filter((kv) => kv.createRevision < below)
-  const predecessor = earlier.find((kv) => isEntryOf(path, kv.key))
+/** Reads keys in the order of their create revisions, greatest first. */
+const positionIn = (path: string, page: RangeResult | undefined, token: bigint): Position => {
+  const predecessor = page?.kvs.find((kv) => kv.createRevision < token && isEntryOf(path, kv.key))
   if (predecessor !== undefined) return { _tag: "Behind", predecessor }
-  if (page === undefined || page.more) return { _tag: "Unknown", below: earlier.at(-1)?.createRevision ?? below }
-  return { _tag: "First" }
+  return page === undefined || page.more ? { _tag: "Unknown" } : { _tag: "First" }
 }
-
-const earlierKeys = (path: string, below: bigint) =>
-  Operation.range({
-    prefix: path,
-    keysOnly: true,
-    sort: { by: "create", order: "descend" },
-    limit: pageSize,
-    maxCreateRevision: below - 1n
-  })
 
 /**
  * The check at the door: the own entry is still there, and nobody is before it, at one revision.
@@ -71,20 +60,28 @@ const look = Effect.fnUntraced(function*(
   slot: Slot,
   token: bigint
 ): Effect.fn.Return<Position, EtcdError | EntryLost> {
-  let below = token
-  while (true) {
+  // All of them where a page showed only deeper ones: many keys can share one create revision, so there is no next page.
+  for (const limit of [pageSize, undefined]) {
     const result = yield* etcd.txn({
       compare: [Compare.createRevision(slot.key, "=", token)],
-      success: [earlierKeys(path, below)]
+      success: [
+        Operation.range({
+          prefix: path,
+          keysOnly: true,
+          sort: { by: "create", order: "descend" },
+          maxCreateRevision: token - 1n,
+          limit
+        })
+      ]
     })
     if (!result.succeeded) {
       slot.lose("Deleted")
       return yield* Effect.fail(EntryLost)
     }
-    const position = positionIn(path, rangeOf(result, 0), below)
+    const position = positionIn(path, rangeOf(result, 0), token)
     if (position._tag !== "Unknown") return position
-    below = position.below
   }
+  return { _tag: "Unknown" }
 })
 
 interface Claimed {

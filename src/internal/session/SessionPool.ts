@@ -1,9 +1,9 @@
 /**
  * Sessions shared by many keys: a thousand locks of one TTL cost a handful of leases.
  *
- * A lane is one session of one TTL, and which names are in use on it. The key of a lock contains the lease, so that two users of one
- * lock need two lanes; lanes are opened when they are needed. A lane whose session was lost, or may have a write in
- * flight whose answer was lost, takes no new keys and closes with its last user.
+ * A lane is one session of one TTL, and which names are in use on it. The key of a lock contains the lease, so that two
+ * users of one lock need two lanes; lanes are opened when they are needed. A lane whose session is over, or may have a
+ * write in flight whose answer was lost, takes no new keys and closes with its last user.
  */
 import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
@@ -12,10 +12,12 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as RcMap from "effect/RcMap"
+import * as References from "effect/References"
 import * as Scope from "effect/Scope"
-import type { Etcd } from "../Etcd.ts"
-import { Closed, EtcdError } from "../EtcdError.ts"
-import { type LeaseSession, makeLeaseSession, type Slot } from "./LeaseSession.ts"
+import type { Etcd } from "../../Etcd.ts"
+import { Closed, EtcdError } from "../../EtcdError.ts"
+import { type LeaseSession, makeLeaseSession } from "./LeaseSession.ts"
+import { makePatience, type Slot } from "./Slots.ts"
 
 /** With auth on, etcd checks every key of a lease at each put on it: 19 ms at 10,000 keys. */
 const keysPerLease = 256
@@ -42,29 +44,19 @@ export interface SessionPool {
   readonly slot: (request: SlotRequest) => Effect.Effect<Slot, EtcdError, Scope.Scope>
 }
 
+/** The lane was retired between its choice and its use. */
+const Retired = "Retired" as const
+
 export const makeSessionPool = Effect.fnUntraced(function*(
   etcd: Etcd["Service"]
 ): Effect.fn.Return<SessionPool, never, Scope.Scope> {
   /** Lanes that take new keys, by TTL in seconds. */
   const lanes = new Map<number, Array<Lane>>()
+  /** All lanes, until their session has ended. */
   const byId = new Map<number, Lane>()
   const closing = new Set<Fiber.Fiber<void>>()
+  const patience = makePatience()
   let nextId = 0
-  yield* Effect.addFinalizer(() => Effect.suspend(() => Fiber.awaitAll(closing)))
-
-  const sessions = yield* RcMap.make({
-    lookup: (id: number) =>
-      Effect.suspend((): Effect.Effect<LeaseSession, EtcdError | "retired", Scope.Scope> => {
-        const lane = byId.get(id)
-        if (lane === undefined) return Effect.fail("retired" as const)
-        return Effect.tap(makeLeaseSession(etcd, lane.ttl), (session) =>
-          Effect.sync(() => {
-            lane.session = session
-          }))
-      }),
-    // A lock that is taken again and again keeps its lease in between.
-    idleTimeToLive: (id) => byId.get(id)?.ttl ?? Duration.zero
-  })
 
   const retire = (lane: Lane): void => {
     if (lane.retired) return
@@ -74,6 +66,39 @@ export const makeSessionPool = Effect.fnUntraced(function*(
     if (rest.length === 0) lanes.delete(seconds)
     else lanes.set(seconds, rest)
   }
+
+  const forget = (lane: Lane) =>
+    Effect.sync(() => {
+      retire(lane)
+      byId.delete(lane.id)
+    })
+
+  const open = Effect.fnUntraced(function*(
+    id: number
+  ): Effect.fn.Return<LeaseSession, EtcdError | typeof Retired, Scope.Scope> {
+    const lane = byId.get(id)
+    if (lane === undefined) return yield* Effect.fail(Retired)
+    const session = yield* Effect.onError(makeLeaseSession(etcd, lane.ttl, patience), () => forget(lane))
+    lane.session = session
+    // Added last, so it runs first: a session that closes, after its idle time for one, is chosen no more.
+    yield* Effect.addFinalizer(() => forget(lane))
+    return session
+    // Shared by many, so not logged under the name of the one who came first.
+  }, Effect.provideService(References.CurrentLogAnnotations, {}))
+
+  const sessions = yield* RcMap.make({
+    lookup: open,
+    // A lock that is taken again and again keeps its lease in between.
+    idleTimeToLive: (id) => byId.get(id)?.ttl ?? Duration.zero
+  })
+
+  // All at once, so that closing takes one request timeout at most.
+  yield* Effect.addFinalizer(() =>
+    Effect.suspend(() => {
+      const live = [...byId.values()].flatMap(({ session }) => session === undefined ? [] : [session.end])
+      return Effect.all([...live, Fiber.awaitAll(closing)], { concurrency: "unbounded", discard: true })
+    })
+  )
 
   const isUsable = (lane: Lane): boolean => {
     const session = lane.session
@@ -101,7 +126,6 @@ export const makeSessionPool = Effect.fnUntraced(function*(
       lane.users--
       isUsable(lane)
       if (!lane.retired || lane.users > 0) return Effect.void
-      byId.delete(lane.id)
       return Effect.forkDetach(RcMap.invalidate(sessions, lane.id)).pipe(
         Effect.map((fiber) => {
           closing.add(fiber)
@@ -110,13 +134,15 @@ export const makeSessionPool = Effect.fnUntraced(function*(
       )
     })
 
+  const isClosed = () => sessions.state._tag === "Closed"
+  const closed = new EtcdError({ operation: "session", reason: new Closed() })
+
+  /** Where the scope has closed, its finalizers run at once, and the slot is not to be used. */
   const slot: SessionPool["slot"] = (request) =>
     Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore): Effect.fn.Return<Slot, EtcdError, Scope.Scope> {
       const scope = yield* Effect.scope
       while (true) {
-        if (sessions.state._tag === "Closed") {
-          return yield* new EtcdError({ operation: "session", reason: new Closed() })
-        }
+        if (isClosed()) return yield* closed
         const lane = reserve(request)
         const free = () => {
           lane.names.delete(request.name)
@@ -137,15 +163,15 @@ export const makeSessionPool = Effect.fnUntraced(function*(
           return opened
         }
         free()
-        // The failed session stays in the map otherwise, and would be handed to the next user.
+        // What has failed stays in the map otherwise, and would be handed to the next user.
         if (Exit.isSuccess(got) || !Exit.hasInterrupts(got)) retire(lane)
         yield* Scope.close(laneScope, Exit.void)
-        if (Exit.isFailure(got)) {
-          const error = Cause.findErrorOption(got.cause)
-          // Somebody else retired the lane between its choice and its use.
-          if (Option.isSome(error) && error.value === "retired") continue
-          return yield* Effect.failCause(got.cause as Cause.Cause<EtcdError>)
-        }
+        if (Exit.isSuccess(got)) continue
+        // The pool has closed under it; who was interrupted himself ends as that all the same.
+        if (isClosed()) return yield* closed
+        const error = Cause.findErrorOption(got.cause)
+        if (Option.isSome(error) && error.value === Retired) continue
+        return yield* Effect.failCause(got.cause as Cause.Cause<EtcdError>)
       }
     }))
 

@@ -1,0 +1,188 @@
+/**
+ * A lease that is kept alive, and the keys that live on it.
+ */
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Scope from "effect/Scope"
+import type { Etcd } from "../../Etcd.ts"
+import type { EtcdError } from "../../EtcdError.ts"
+import * as Telemetry from "../Telemetry.ts"
+import { durationNanos, makeLeaseClock, readClock, type SessionLost, sleepUntil } from "./LeaseClock.ts"
+import { deleteIf, makePatience, makeSlots, type Patience, retrySoon, type Slot } from "./Slots.ts"
+
+export interface LeaseSession {
+  readonly leaseId: bigint
+  /** For what has to go on when its caller stops waiting; closes with the session. */
+  readonly scope: Scope.Scope
+  readonly ttlUnsafe: () => Duration.Duration
+  readonly remainingUnsafe: () => Duration.Duration
+  readonly lossUnsafe: () => SessionLost | undefined
+  readonly lost: Effect.Effect<never, SessionLost>
+  /** Succeeds while the lease is held; asks the server first where the machine seems to have been suspended. */
+  readonly check: Effect.Effect<void, SessionLost>
+  /** The server said that the lease does not exist. */
+  readonly revoked: () => void
+  /**
+   * A write of a key on this lease may be applied at any later time, since its answer was lost (through a frozen follower,
+   * say), or a key on it could not be deleted: no new key is put on this lease, and every beat deletes keys on it that nobody
+   * here owns.
+   */
+  readonly distrust: () => void
+  readonly distrustedUnsafe: () => boolean
+  /** `onGone` runs when the key is known to be gone for good. */
+  readonly open: (key: string, onGone: () => void) => Slot
+  /** Ends the session before its scope closes: everything on it is lost, and the lease is revoked, within the request timeout. */
+  readonly end: Effect.Effect<void>
+}
+
+export const makeLeaseSession = Effect.fnUntraced(function*(
+  etcd: Etcd["Service"],
+  requestedTtl: Duration.Duration,
+  patience: Patience = makePatience()
+): Effect.fn.Return<LeaseSession, EtcdError, Scope.Scope> {
+  const scope = yield* Effect.scope
+  const clock = yield* Clock.Clock
+  const asked = readClock(clock)
+  let over = false
+
+  const revoke = (leaseId: bigint) =>
+    Effect.suspend(() => {
+      if (over) return Effect.void
+      over = true
+      return etcd.leaseRevoke(leaseId).pipe(
+        Effect.timeout(etcd.settings.timeout),
+        Effect.catch((error) => Effect.logDebug("lease not revoked, it expires by itself", error)),
+        Effect.annotateLogs({ lease: leaseId.toString(16) })
+      )
+    })
+
+  // Interruptible: whoever closes the scope does not wait for a server that does not answer.
+  const lease = yield* Effect.acquireRelease(etcd.leaseGrant(requestedTtl), ({ id }) => revoke(id), {
+    interruptible: true
+  })
+  const annotated = Effect.annotateLogs({ lease: lease.id.toString(16) })
+  const slots = makeSlots(etcd, clock, scope, patience)
+  const life = makeLeaseClock(clock, lease, asked, (why) => {
+    over ||= why === "Revoked"
+    slots.loseAll(why)
+  })
+  let distrusted = false
+
+  const revokedBy = (error: EtcdError): boolean => {
+    if (error.reason._tag !== "LeaseNotFound") return false
+    life.lose("Revoked")
+    return true
+  }
+
+  const beat: Effect.Effect<boolean> = Effect.suspend(() => {
+    const sent = readClock(clock)
+    return etcd.leaseKeepAlive(lease.id).pipe(
+      Effect.timeout(Duration.divideUnsafe(life.ttlUnsafe(), 3)),
+      Effect.match({
+        onSuccess: (granted) => life.confirm(sent, granted),
+        onFailure: (error) => {
+          if (error._tag === "EtcdError") revokedBy(error)
+          return false
+        }
+      })
+    )
+  })
+
+  const check: Effect.Effect<void, SessionLost> = Effect.suspend(() => {
+    const lost = life.lossUnsafe()
+    if (lost !== undefined) return Effect.fail(lost)
+    if (!life.suspectedUnsafe()) return Effect.void
+    return Effect.raceFirst(beat, life.lost).pipe(
+      Effect.flatMap((beaten) => beaten || life.lossUnsafe() !== undefined ? Effect.void : Effect.sleep("100 millis")),
+      Effect.andThen(check)
+    )
+  })
+
+  const readKey = (key: string) => Effect.map(etcd.range({ key, keysOnly: true }), (result) => result.kvs[0])
+
+  /** Finds keys that somebody deleted, and keys that a late write left behind. */
+  const inspect = Effect.gen(function*() {
+    const expected = slots.expected()
+    if (expected.length === 0 && !distrusted) return
+    const onLease = new Set((yield* etcd.leaseTimeToLive(lease.id)).keys)
+    const missing = expected.filter(({ slot }) => !onLease.has(slot.key))
+    for (const { createRevision, slot } of missing) {
+      const kv = yield* readKey(slot.key)
+      // It may have been released meanwhile.
+      const stillExpected = slots.expected().some((entry) => entry.slot === slot)
+      if (stillExpected && (kv?.createRevision !== createRevision || kv.lease !== lease.id)) slot.lose("Deleted")
+    }
+    if (!distrusted) return
+    for (const key of onLease) {
+      if (slots.owns(key)) continue
+      const kv = yield* readKey(key)
+      if (kv === undefined || kv.lease !== lease.id || slots.owns(key)) continue
+      yield* Effect.logWarning("deleting a key that nobody owns any more").pipe(Effect.annotateLogs({ key }))
+      // The lease too: a key that another client has put over keeps its create revision.
+      yield* deleteIf(etcd, key, kv.createRevision, lease.id)
+    }
+  })
+
+  // In time for the next beat, and never instead of it.
+  const inspectInTime = Effect.suspend(() => Effect.timeout(inspect, Duration.divideUnsafe(life.ttlUnsafe(), 3))).pipe(
+    Effect.catchTag(
+      "EtcdError",
+      (error) => revokedBy(error) ? Effect.void : Effect.logDebug("keys not verified", error)
+    ),
+    Effect.catchTag("TimeoutError", () => Effect.logDebug("keys not verified: no answer in time"))
+  )
+
+  const beats = Effect.gen(function*() {
+    let sent = clock.monotonicTimeNanosUnsafe()
+    while (life.lossUnsafe() === undefined) {
+      yield* sleepUntil(clock, sent + durationNanos(life.ttlUnsafe()) / 3n)
+      sent = clock.monotonicTimeNanosUnsafe()
+      yield* beat.pipe(
+        Effect.flatMap((beaten) => beaten || life.lossUnsafe() !== undefined ? Effect.void : Effect.fail("no answer")),
+        Effect.retry(retrySoon),
+        Effect.ignore
+      )
+      if (life.lossUnsafe() === undefined) yield* inspectInTime
+    }
+  })
+
+  const watchdog = Effect.gen(function*() {
+    while (life.lossUnsafe() === undefined) yield* sleepUntil(clock, life.deadlineUnsafe())
+  })
+
+  const report = Effect.catch(life.lost, ({ why }) =>
+    why === "Closed" ? Effect.void : Effect.andThen(
+      Telemetry.sessionLost(why),
+      Effect.annotateLogs(Effect.logWarning("session lost"), { why })
+    ))
+
+  yield* Effect.forkIn(annotated(beats), scope)
+  yield* Effect.forkIn(watchdog, scope)
+  yield* Effect.forkIn(annotated(report), scope)
+
+  const end = Effect.suspend(() => {
+    life.lose("Closed")
+    return revoke(lease.id)
+  })
+  // The last to be added is the first to run: nobody relies on a session that has begun to close.
+  yield* Scope.addFinalizer(scope, Effect.sync(() => life.lose("Closed")))
+
+  const session: LeaseSession = {
+    leaseId: lease.id,
+    scope,
+    ttlUnsafe: life.ttlUnsafe,
+    remainingUnsafe: life.remainingUnsafe,
+    lossUnsafe: life.lossUnsafe,
+    lost: life.lost,
+    check,
+    revoked: () => life.lose("Revoked"),
+    distrust: () => {
+      distrusted = true
+    },
+    distrustedUnsafe: () => distrusted,
+    open: (key, onGone) => slots.open(session, key, onGone),
+    end
+  }
+  return session
+})

@@ -1,0 +1,190 @@
+/**
+ * The keys that live on a lease, each owned by one local user.
+ */
+import type * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Schedule from "effect/Schedule"
+import type * as Scope from "effect/Scope"
+import { Compare, type Etcd, Operation } from "../../Etcd.ts"
+import { Ambiguous, EtcdError } from "../../EtcdError.ts"
+import { durationNanos, type SessionLost, sleepUntil } from "./LeaseClock.ts"
+import type { LeaseSession } from "./LeaseSession.ts"
+
+/** Why a key is gone: with its session, or alone because somebody deleted it. */
+export type SlotLoss = SessionLost["why"] | "Deleted"
+
+export interface Slot {
+  readonly key: string
+  readonly session: LeaseSession
+  /** Completes with the reason when the key can no longer be relied on. */
+  readonly lost: Effect.Effect<SlotLoss>
+  /** Why it is lost, judged now by the clock. */
+  readonly lossUnsafe: () => SlotLoss | undefined
+  /** As `lossUnsafe`, after a beat where the machine seems to have been suspended. */
+  readonly loss: Effect.Effect<SlotLoss | undefined>
+  /** The key has been seen in the store with this create revision: from now on its absence is a loss. */
+  readonly present: (createRevision: bigint) => void
+  /** A compare has shown that the key is not (or no longer) there. */
+  readonly lose: (why: SlotLoss) => void
+  /** Deletes the key if it is still this one. Fails with `Ambiguous` when there was no answer in time; the session goes on. */
+  readonly release: Effect.Effect<void, EtcdError>
+}
+
+/**
+ * Since when releases have gone unanswered. Shared by all sessions of a pool: whoever gives up many keys in an outage waits for one
+ * request timeout, not for one each.
+ */
+export interface Patience {
+  since: bigint | undefined
+  pending: number
+}
+
+export const makePatience = (): Patience => ({ since: undefined, pending: 0 })
+
+export interface Slots {
+  /** `onGone` runs when the key is known to be gone for good. */
+  readonly open: (session: LeaseSession, key: string, onGone: () => void) => Slot
+  readonly owns: (key: string) => boolean
+  /** The keys that have to be there, with their create revisions. */
+  readonly expected: () => ReadonlyArray<{ readonly slot: Slot; readonly createRevision: bigint }>
+  readonly loseAll: (why: SlotLoss) => void
+}
+
+/** The request may succeed later as it stands. */
+export const isTransient = (error: EtcdError): boolean => {
+  const tag = error.reason._tag
+  return tag === "Unavailable" || tag === "Timeout" || tag === "Ambiguous"
+}
+
+export const retrySoon = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("1 second")]).pipe(
+  Schedule.jittered
+)
+
+export const deleteIf = (etcd: Etcd["Service"], key: string, createRevision: bigint, lease?: bigint) =>
+  etcd.txn({
+    compare: [
+      Compare.createRevision(key, "=", createRevision),
+      ...lease === undefined ? [] : [Compare.lease(key, "=", lease)]
+    ],
+    success: [Operation.delete(key)]
+  })
+
+interface Entry {
+  readonly slot: Slot
+  createRevision: bigint | undefined
+  releasing: boolean
+}
+
+export const makeSlots = (
+  etcd: Etcd["Service"],
+  clock: Clock.Clock,
+  scope: Scope.Scope,
+  patience: Patience
+): Slots => {
+  const entries = new Map<string, Entry>()
+
+  const open: Slots["open"] = (session, key, onGone) => {
+    const signal = Deferred.makeUnsafe<SlotLoss>()
+    let loss: SlotLoss | undefined
+
+    const leave = () => {
+      if (entries.get(key) !== entry) return
+      entries.delete(key)
+      onGone()
+    }
+    const lossUnsafe = (): SlotLoss | undefined => {
+      session.lossUnsafe()
+      return loss
+    }
+    const release = makeRelease(
+      // Repeated until it is answered or the lease is over: the compare makes every repetition harmless.
+      Effect.suspend(() => entry.createRevision === undefined ? Effect.void : deleteIf(etcd, key, entry.createRevision))
+        .pipe(
+          Effect.retry({ schedule: retrySoon, while: isTransient }),
+          // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
+          Effect.tapError(() => Effect.sync(session.distrust)),
+          Effect.asVoid,
+          Effect.raceFirst(Effect.ignore(session.lost)),
+          Effect.ensuring(Effect.sync(leave))
+        ),
+      key
+    )
+    const slot: Slot = {
+      key,
+      session,
+      lost: Deferred.await(signal),
+      lossUnsafe,
+      loss: Effect.map(Effect.exit(session.check), lossUnsafe),
+      present: (createRevision) => {
+        entry.createRevision = createRevision
+      },
+      lose: (why) => {
+        if (loss !== undefined) return
+        loss = why
+        leave()
+        Deferred.doneUnsafe(signal, Exit.succeed(why))
+      },
+      release: Effect.suspend(() => {
+        if (!entry.releasing && (lossUnsafe() !== undefined || entries.get(key) !== entry)) return Effect.void
+        entry.releasing = true
+        return release
+      })
+    }
+    const entry: Entry = { slot, createRevision: undefined, releasing: false }
+    entries.set(key, entry)
+    const lost = session.lossUnsafe()
+    if (lost !== undefined) slot.lose(lost.why)
+    return slot
+  }
+
+  /** Starts the removal once, in the session's scope, so that it goes on when its callers stop waiting. */
+  const makeRelease = (remove: Effect.Effect<void, EtcdError>, key: string): Effect.Effect<void, EtcdError> => {
+    let started: { readonly fiber: Fiber.Fiber<void, EtcdError>; readonly until: bigint } | undefined
+    const counted = Effect.suspend(() => {
+      patience.pending++
+      return remove
+    }).pipe(
+      Effect.onExit((exit) =>
+        Effect.sync(() => {
+          patience.pending--
+          if (Exit.isSuccess(exit) || patience.pending === 0) patience.since = undefined
+        })
+      )
+    )
+    const start = Effect.suspend(() => {
+      if (started !== undefined) return Effect.succeed(started)
+      const since = patience.since ??= clock.monotonicTimeNanosUnsafe()
+      const until = since + durationNanos(etcd.settings.timeout)
+      return Effect.map(
+        Effect.forkIn(counted, scope, { startImmediately: true }),
+        (fiber) => started = { fiber, until }
+      )
+    }).pipe(Effect.uninterruptible)
+    const unanswered = new EtcdError({
+      operation: "release",
+      key,
+      reason: new Ambiguous({ detail: "no answer in time; the session goes on trying until its lease ends" })
+    })
+    return Effect.flatMap(start, ({ fiber, until }) =>
+      Effect.raceFirst(
+        // Interrupted: the session closes, and its lease takes the key along.
+        Effect.flatMap(Fiber.await(fiber), (exit) => Exit.hasInterrupts(exit) ? Effect.void : exit),
+        Effect.andThen(sleepUntil(clock, until), Effect.fail(unanswered))
+      ))
+  }
+
+  return {
+    open,
+    owns: (key) => entries.has(key),
+    expected: () =>
+      [...entries.values()].flatMap(({ createRevision, releasing, slot }) =>
+        createRevision === undefined || releasing ? [] : [{ slot, createRevision }]
+      ),
+    loseAll: (why) => {
+      for (const { slot } of [...entries.values()]) slot.lose(why)
+    }
+  }
+}
