@@ -1,11 +1,15 @@
+import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as ChildProcess from "node:child_process"
 
+/** A process has ended without saying what was waited for. */
+export class ProcessEnded extends Data.TaggedError("ProcessEnded")<{ readonly message: string }> {}
+
 export interface Running {
   readonly pid: number
   /** The first line of standard output that contains the text; fails when the process ends before. */
-  readonly line: (text: string) => Effect.Effect<string, Error>
+  readonly line: (text: string) => Effect.Effect<string, ProcessEnded>
   /** All of standard output up to now. */
   readonly lines: Effect.Effect<ReadonlyArray<string>>
   readonly kill: (signal: NodeJS.Signals) => Effect.Effect<void>
@@ -46,7 +50,11 @@ export const run = (
               const found = state.output.split("\n").slice(0, -1).find((line) => line.includes(text))
               if (found !== undefined) resume(Effect.succeed(found))
               else if (state.ended) {
-                resume(Effect.fail(new Error(`no ${JSON.stringify(text)} in ${state.output}${state.errors}`)))
+                resume(
+                  Effect.fail(
+                    new ProcessEnded({ message: `no ${JSON.stringify(text)} in ${state.output}${state.errors}` })
+                  )
+                )
               }
             }
             child.stdout.on("data", look)

@@ -184,7 +184,7 @@ export const makeSlots = (
         createRevision === undefined || releasing ? [] : [{ slot, createRevision }]
       ),
     loseAll: (why) => {
-      for (const { slot } of [...entries.values()]) slot.lose(why)
+      for (const { slot } of entries.values()) slot.lose(why)
     }
   }
 }
