@@ -126,11 +126,10 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
 
   // In time for the next beat, and never instead of it.
   const inspectInTime = Effect.suspend(() => Effect.timeout(inspect, Duration.divideUnsafe(life.ttlUnsafe(), 3))).pipe(
-    Effect.catchTag(
-      "EtcdError",
-      (error) => revokedBy(error) ? Effect.void : Effect.logDebug("keys not verified", error)
-    ),
-    Effect.catchTag("TimeoutError", () => Effect.logDebug("keys not verified: no answer in time"))
+    Effect.catchTags({
+      EtcdError: (error) => revokedBy(error) ? Effect.void : Effect.logDebug("keys not verified", error),
+      TimeoutError: () => Effect.logDebug("keys not verified: no answer in time")
+    })
   )
 
   const beats = Effect.gen(function*() {
