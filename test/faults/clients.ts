@@ -26,6 +26,8 @@ export const connect = (options: EtcdOptions) =>
     etcd: Context.get(context, Etcd)
   }))
 
+export type Client = Effect.Success<ReturnType<typeof connect>>
+
 /** A client that reaches a server through a connection of its own, which can fail. */
 export const connectThroughProxy = Effect.fnUntraced(function*(
   server: Pick<EtcdServer, "port">,
