@@ -53,6 +53,9 @@ export const isStaleToken = (status: Status): boolean =>
   status.details.includes("revision of auth store is old") ||
   status.details.includes("user name is empty")
 
+export const isAuthDisabled = (status: Status): boolean =>
+  status.code === Code.FAILED_PRECONDITION && status.details.includes("authentication is not enabled")
+
 export const isLeaseExists = (status: Status): boolean =>
   status.code === Code.FAILED_PRECONDITION && status.details.includes("lease already exists")
 
@@ -105,7 +108,7 @@ const answered = ({ code, details }: Status, leaseId: bigint): EtcdErrorReason =
       if (details.includes("larger than max")) return new TooLarge({ detail: details })
       return unavailable(details)
     case Code.FAILED_PRECONDITION:
-      return details.includes("authentication is not enabled")
+      return isAuthDisabled({ code, details })
         ? new Unauthenticated({
           detail: "the cluster has authentication switched off: leave out `username` and `password`, or switch it on"
         })

@@ -7,7 +7,7 @@ import * as Exit from "effect/Exit"
 import * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
 import type { Connection, ConnectionSettings, Token } from "./connection.ts"
-import { isStaleToken, shutDown, type Status } from "./status.ts"
+import { isAuthDisabled, isStaleToken, shutDown, type Status } from "./status.ts"
 
 /** Runs an attempt with a token; a second time, with a fresh one, when the server refused the first for its token. */
 export type Authenticated = <A, R>(
@@ -22,6 +22,9 @@ export const makeAuthenticated = Effect.fnUntraced(function*(
   if (credentials === undefined) return (attempt) => attempt(undefined)
 
   const scope = yield* Effect.scope
+  // At first, credentials that the cluster does not want are a mistake. Later, an operator has switched authentication off for a
+  // while: calls go on without a token, until they are refused for that.
+  let known = false
   const authenticate = Effect.suspend(() => {
     const request = { name: credentials.username, password: Redacted.value(credentials.password) }
     return connection.unary<{ readonly token: string }>(
@@ -29,11 +32,15 @@ export const makeAuthenticated = Effect.fnUntraced(function*(
       (stubs, ...rest) => stubs.Auth.authenticate(request, ...rest)
     )
   }).pipe(
-    Effect.map(({ token }) => token),
+    Effect.map(({ token }): Token => {
+      known = true
+      return token
+    }),
+    Effect.catchIf((status) => known && isAuthDisabled(status), () => Effect.undefined),
     Effect.mapError((status): Status => ({ ...status, unsent: true }))
   )
 
-  type Pending = Deferred.Deferred<string, Status>
+  type Pending = Deferred.Deferred<Token, Status>
   let current: Pending | undefined
 
   const forget = (token: Pending) => {
@@ -52,13 +59,23 @@ export const makeAuthenticated = Effect.fnUntraced(function*(
     )
   })
 
-  return Effect.fnUntraced(function*(attempt, isStale = isStaleToken) {
-    const pending = yield* acquire
-    return yield* attempt(yield* Deferred.await(pending)).pipe(
-      Effect.catchIf(isStale, () => {
-        forget(pending)
-        return acquire.pipe(Effect.flatMap(Deferred.await), Effect.flatMap(attempt))
-      })
-    )
-  })
+  const run = <A, R>(
+    attempt: (token: Token) => Effect.Effect<A, Status, R>,
+    isStale: (status: Status) => boolean,
+    tries: number
+  ): Effect.Effect<A, Status, R> =>
+    Effect.gen(function*() {
+      const pending = yield* acquire
+      const token = yield* Deferred.await(pending)
+      // One fresh token; that none was wanted a moment ago is no token.
+      const mayRenew = tries === 0 || (token === undefined && tries < 3)
+      return yield* attempt(token).pipe(
+        Effect.catchIf((status) => mayRenew && isStale(status), () => {
+          forget(pending)
+          return run(attempt, isStale, tries + 1)
+        })
+      )
+    })
+
+  return (attempt, isStale = isStaleToken) => run(attempt, isStale, 0)
 })
