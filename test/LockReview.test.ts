@@ -1,0 +1,320 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
+import * as Option from "effect/Option"
+import * as References from "effect/References"
+import * as Scheduler from "effect/Scheduler"
+import * as Scope from "effect/Scope"
+import { TestClock } from "effect/testing"
+import { setFlagsFromString } from "node:v8"
+import { runInNewContext } from "node:vm"
+import { Etcd, Operation } from "../src/Etcd.ts"
+import { EtcdError, PermissionDenied } from "../src/EtcdError.ts"
+import { makeSessionPool } from "../src/internal/session/SessionPool.ts"
+import { Lock, LockLost } from "../src/Lock.ts"
+import { skewedClock } from "./utils/skewedClock.ts"
+import { makeWorld } from "./utils/world.ts"
+
+/** Gives every fiber that can run its turn, without moving time. */
+const settle = TestClock.adjust(0)
+
+const failure = <A, E>(exit: Exit.Exit<A, E>): E | undefined =>
+  Exit.isFailure(exit) ? Option.getOrUndefined(Cause.findErrorOption(exit.cause)) : undefined
+
+/** Gives many turns to fibers that yield often. */
+const turns = Effect.promise(() => new Promise((resume) => setTimeout(resume, 5)))
+
+/** Fails, instead of hanging, when an effect does not end within a virtual time. */
+const within = Effect.fnUntraced(function*<A, E, R>(time: Duration.Input, effect: Effect.Effect<A, E, R>) {
+  const fiber = yield* Effect.forkChild(effect)
+  yield* TestClock.adjust(time)
+  const exit = fiber.pollUnsafe()
+  if (exit === undefined) return yield* Effect.die(new Error(`it did not end within ${String(time)}`))
+  return yield* exit
+})
+
+describe("Lock, second reading", () => {
+  it.effect("an acquire whose scope closes while it waits leaves no entry, and the lock free", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const [one, other] = yield* Effect.all([world.client, world.client])
+      const holding = yield* Scope.make()
+      yield* Scope.provide(one.lock.acquire("job"), holding)
+      const scope = yield* Scope.make()
+      const waiting = yield* Effect.forkChild(Scope.provide(other.lock.acquire("job"), scope))
+      yield* settle
+      yield* Scope.close(scope, Exit.void)
+      yield* settle
+      yield* Scope.close(holding, Exit.void)
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(yield* world.keys, [])
+      yield* Effect.scoped(one.lock.tryAcquire("job"))
+      yield* Fiber.interrupt(waiting)
+    }))
+
+  it.effect("an acquire into a scope that has closed leaves no entry, and the lock free", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const [one, other] = yield* Effect.all([world.client, world.client])
+      // Others keep the shared lease in use.
+      yield* one.lock.acquire("bystander")
+      const scope = yield* Scope.make()
+      yield* Scope.close(scope, Exit.void)
+      yield* within("10 seconds", Effect.exit(Scope.provide(one.lock.acquire("job"), scope)))
+      yield* TestClock.adjust("60 seconds")
+      assert.deepStrictEqual((yield* world.keys).filter((key) => key.includes("/job/")), [])
+      yield* Effect.scoped(other.lock.tryAcquire("job"))
+    }))
+
+  it.effect("a release that etcd denied once does not keep the lock, and the next token is greater", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { etcd } = yield* world.client
+      const other = yield* world.client
+      let denied = false
+      const deny: Etcd["Service"] = {
+        ...etcd,
+        txn: (request) =>
+          !denied && request.success?.[0]?._tag === "Delete"
+            ? Effect.suspend(() => {
+              denied = true
+              return Effect.fail(new EtcdError({ operation: "txn", reason: new PermissionDenied({}) }))
+            })
+            : etcd.txn(request)
+      }
+      const context = yield* Layer.build(Lock.layer().pipe(Layer.provide(Layer.succeed(Etcd, deny))))
+      const lock = yield* Effect.provideContext(Lock, context)
+      yield* lock.acquire("bystander")
+      const scope = yield* Scope.make()
+      const first = yield* Scope.provide(lock.acquire("job"), scope)
+      yield* Scope.close(scope, Exit.void)
+      assert.isTrue(denied)
+      const second = yield* within("20 seconds", Effect.scoped(lock.acquire("job")))
+      assert.isAbove(Number(second.fencingToken), Number(first.fencingToken))
+      yield* TestClock.adjust("60 seconds")
+      yield* Effect.scoped(other.lock.tryAcquire("job"))
+    }))
+
+  it.effect("a lock that is used now and then keeps nothing of its earlier sessions in memory", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { etcd } = yield* world.client
+      const leases: Array<WeakRef<object>> = []
+      const pool = yield* makeSessionPool({
+        ...etcd,
+        leaseGrant: (ttl) =>
+          Effect.map(etcd.leaseGrant(ttl), (lease) => {
+            const copy = { ...lease }
+            leases.push(new WeakRef(copy))
+            return copy
+          })
+      })
+      for (let i = 0; i < 50; i++) {
+        yield* Effect.scoped(pool.slot({ ttl: Duration.seconds(2), name: "job", key: String }))
+        yield* TestClock.adjust("10 seconds")
+      }
+      assert.strictEqual(leases.length, 50)
+      setFlagsFromString("--expose-gc")
+      const collect = runInNewContext("gc") as () => void
+      yield* Effect.promise(() => new Promise((resume) => setTimeout(resume, 10)))
+      collect()
+      assert.isBelow(leases.filter((lease) => lease.deref() !== undefined).length, 5)
+    }))
+
+  it.effect("closing the layer in a partition takes one request timeout, however many leases there are", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { etcd, link } = yield* world.client
+      const scope = yield* Scope.make()
+      const context = yield* Layer.buildWithScope(Lock.layer().pipe(Layer.provide(Layer.succeed(Etcd, etcd))), scope)
+      const lock = yield* Effect.provideContext(Lock, context)
+      for (const ttl of [60, 61, 62, 63, 64]) {
+        yield* Effect.scoped(lock.acquire(`job/${ttl}`, { ttl: `${ttl} seconds` }))
+      }
+      yield* link.partition
+      const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+      yield* TestClock.adjust("6 seconds")
+      const ended = closing.pollUnsafe() !== undefined
+      yield* link.heal
+      yield* TestClock.adjust("60 seconds")
+      yield* Fiber.join(closing)
+      assert.isTrue(ended)
+    }))
+
+  it.effect("closing a scope with many locks in a partition takes one request timeout", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { link, lock } = yield* world.client
+      const scope = yield* Scope.make()
+      for (let i = 0; i < 5; i++) yield* Scope.provide(lock.acquire(`job/${i}`, { ttl: "60 seconds" }), scope)
+      yield* link.partition
+      const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+      yield* TestClock.adjust("6 seconds")
+      const ended = closing.pollUnsafe() !== undefined
+      yield* link.heal
+      yield* TestClock.adjust("60 seconds")
+      yield* Fiber.join(closing)
+      assert.isTrue(ended)
+    }))
+
+  it.effect("an acquire that waits for its lease when the layer closes fails with Closed", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const scope = yield* Scope.make()
+      const { link, lock } = yield* Scope.provide(world.client, scope)
+      yield* link.setFate((operation) => operation === "leaseGrant" ? { request: "3 seconds" } : {})
+      const attempt = yield* Effect.forkChild(Effect.exit(Effect.scoped(lock.acquire("job"))))
+      yield* settle
+      yield* within("10 seconds", Scope.close(scope, Exit.void))
+      const exit = yield* Fiber.join(attempt)
+      const error = failure(exit)
+      assert.strictEqual(error?._tag === "EtcdError" && error.reason._tag, "Closed")
+    }))
+
+  it.effect("two fibers that try a free lock at once: one has it, the other is told so at once", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { lock } = yield* world.client
+      for (let ops = 10; ops < 60; ops++) {
+        const scope = yield* Scope.make()
+        const attempt = lock.tryAcquire(`job/${ops}`).pipe(
+          Scope.provide(scope),
+          Effect.exit,
+          Effect.provideService(Scheduler.MaxOpsBeforeYield, ops)
+        )
+        const attempts = [yield* Effect.forkChild(attempt), yield* Effect.forkChild(attempt)]
+        for (let i = 0; i < 20; i++) yield* settle
+        yield* turns
+        const tags = attempts.map((fiber) => {
+          const exit = fiber.pollUnsafe()
+          if (exit === undefined || Exit.isFailure(exit)) return "waits"
+          return Exit.isSuccess(exit.value) ? "has it" : failure(exit.value)?._tag
+        })
+        yield* Fiber.interruptAll(attempts)
+        yield* Scope.close(scope, Exit.void)
+        assert.deepStrictEqual(tags.sort(), ["LockHeld", "has it"], `${ops} operations between yields`)
+      }
+    }))
+
+  it.effect("an acquire whose answer arrives after the machine was suspended is not taken for the lock", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { link, lock } = yield* world.client
+      const clock = yield* skewedClock
+      yield* Effect.provideService(lock.acquire("bystander", { ttl: "10 seconds" }), Clock.Clock, clock.clock)
+      yield* link.setFate((operation) => operation === "txn" ? { response: "1 second" } : {})
+      const attempt = yield* Effect.forkChild(
+        Effect.provideService(lock.acquire("job", { ttl: "10 seconds" }), Clock.Clock, clock.clock)
+      )
+      yield* settle
+      const [entry] = yield* world.operator.range({ prefix: "/locks/job/" }).pipe(Effect.map((found) => found.kvs))
+      clock.suspend(Duration.seconds(60))
+      yield* world.operator.leaseRevoke(entry?.lease ?? 0n)
+      yield* link.setFate(() => ({}))
+      yield* TestClock.adjust("1 second")
+      const handle = yield* Fiber.join(attempt)
+      const found = yield* world.operator.range({ prefix: "/locks/job/" })
+      assert.deepStrictEqual(found.kvs.map((kv) => kv.createRevision), [handle.fencingToken])
+    }))
+
+  it.effect("a body that ended while the machine was suspended past the lease is LockLost", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { lock } = yield* world.client
+      const clock = yield* skewedClock
+      const exit = yield* lock.withLock("job", { ttl: "10 seconds" })(
+        Effect.gen(function*() {
+          const [entry] = yield* lock.waiters("job")
+          clock.suspend(Duration.seconds(60))
+          yield* world.operator.leaseRevoke(entry?.leaseId ?? 0n)
+        })
+      ).pipe(Effect.provideService(Clock.Clock, clock.clock), Effect.exit)
+      assert.instanceOf(failure(exit), LockLost)
+    }))
+
+  it.effect("a body that unlocks while the keys of the lease are being verified goes on", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { link, lock } = yield* world.client
+      const fiber = yield* Effect.forkChild(
+        lock.withLock("job", { ttl: "9 seconds" })((handle) =>
+          Effect.sleep("2900 millis").pipe(
+            // The delete is applied at once and answered a second later; the beat at 3 s looks in between.
+            Effect.andThen(link.setFate((operation) => operation === "txn" ? { response: "1 second" } : {})),
+            Effect.andThen(handle.unlock),
+            Effect.as("done")
+          )
+        )
+      )
+      yield* TestClock.adjust("8 seconds")
+      assert.strictEqual(yield* Fiber.join(fiber), "done")
+    }))
+
+  it.effect("an acquire is not told of an outage that was over before it began", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { link, lock } = yield* world.client
+      yield* link.setFate((operation) => operation === "leaseGrant" ? { request: "lost" } : {})
+      const gaveUp = yield* Effect.forkChild(Effect.scoped(Effect.timeoutOption(lock.acquire("job"), "1 second")))
+      yield* TestClock.adjust("12 seconds")
+      assert.isTrue(Option.isNone(yield* Fiber.join(gaveUp)))
+      yield* link.setFate(() => ({}))
+      yield* (yield* within("1 second", lock.acquire("job"))).assertHeld
+    }))
+
+  it.effect("an entry that was made in one transaction with many deeper keys is waited for", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { lock } = yield* world.client
+      for (const entry of ["/locks/job/0", "/locks/job/zz"]) {
+        yield* world.operator.txn({
+          success: [
+            Operation.put(entry, ""),
+            ...Array.from({ length: 20 }, (_, i) => Operation.put(`/locks/job/m${i}/1`, ""))
+          ]
+        })
+        const attempt = yield* Effect.forkChild(Effect.scoped(lock.acquire("job")))
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual(attempt.pollUnsafe(), undefined, entry)
+        yield* world.operator.txn({ success: [Operation.delete({ prefix: "/locks/job/" })] })
+        yield* Fiber.interrupt(attempt)
+      }
+    }))
+
+  it.effect("a fenced delete of an empty range deletes nothing", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { lock } = yield* world.client
+      yield* world.operator.txn({ success: [Operation.put("a", ""), Operation.put("b", "")] })
+      const handle = yield* lock.acquire("job")
+      const before = yield* world.keys
+      yield* Effect.exit(handle.fenced({ success: [Operation.delete({ from: "", to: "" })] }))
+      assert.deepStrictEqual(yield* world.keys, before)
+    }))
+
+  it.effect("what a session says in the log names no lock of one of its users", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { lock } = yield* world.client
+      const seen: Array<unknown> = []
+      const logger = Logger.make((options) => {
+        if (String(options.message).includes("session lost")) {
+          seen.push(options.fiber.getRef(References.CurrentLogAnnotations)["lock"])
+        }
+      })
+      yield* Effect.gen(function*() {
+        yield* Effect.scoped(lock.acquire("first", { ttl: "3 seconds" }))
+        yield* lock.acquire("second", { ttl: "3 seconds" })
+        const [entry] = yield* lock.waiters("second")
+        yield* world.operator.leaseRevoke(entry?.leaseId ?? 0n)
+        yield* TestClock.adjust("2 seconds")
+      }).pipe(Effect.provide(Logger.layer([logger])))
+      assert.deepStrictEqual(seen, [undefined])
+    }))
+})
