@@ -191,7 +191,7 @@ layer(TestEtcd.layer("3.5"), { timeout: "60 seconds", excludeTestServices: true 
         assert.isAtMost((yield* leases(server)).length, 2)
         assert.isBelow(after - before, 8 * 1024 * 1024)
       }),
-    120_000
+    300_000
   )
 })
 

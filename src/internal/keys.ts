@@ -31,7 +31,8 @@ export const prefixEnd = (prefix: Uint8Array): Uint8Array => {
 }
 
 const noEnd = Uint8Array.of(0)
-const nothing = Uint8Array.of(1)
+/** Where a range without keys can start: an end of one zero byte would be none. */
+const afterZero = Uint8Array.of(1)
 
 /**
  * A range as etcd's `key` and `range_end`, which is never empty: etcd reads an end that is absent as "one key", but one that is
@@ -51,7 +52,9 @@ export const encodeRange = (range: KeyRange): { readonly key: Uint8Array; readon
   }
   const key = range.from === "" ? noEnd : encodeKey(range.from)
   const to = encodeKey(range.to)
-  return compareBytes(key, to) < 0 ? { key, rangeEnd: to } : { key: nothing, rangeEnd: nothing }
+  if (compareBytes(key, to) < 0) return { key, rangeEnd: to }
+  const start = compareBytes(key, noEnd) === 0 ? afterZero : key
+  return { key: start, rangeEnd: start }
 }
 
 /** Orders keys as etcd does: by their bytes. The order of JavaScript's strings differs above U+D7FF. */
