@@ -382,7 +382,7 @@ const make = Effect.fnUntraced(function*(
         Scope.provide(acquire(key, options), scope),
         (handle) => handle.guard(Effect.isEffect(use) ? use : Effect.suspend(() => use(handle)))
       )
-    ).pipe(Effect.withSpan("Lock.withLock", { attributes: { "coord.key": key } }), Telemetry.measured("Lock.withLock"))
+    ).pipe(Effect.withSpan("Lock.withLock", { attributes: { "coord.key": key } }))
 
   const waiters: Lock["Service"]["waiters"] = Effect.fn("Lock.waiters")(function*(key) {
     yield* Effect.annotateCurrentSpan({ "coord.key": key })

@@ -317,4 +317,66 @@ describe("Lock, second reading", () => {
       }).pipe(Effect.provide(Logger.layer([logger])))
       assert.deepStrictEqual(seen, [undefined])
     }))
+
+  it.effect("nobody queues again while the layer closes, and the close takes one request timeout", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const other = yield* world.client
+      const { etcd, link } = yield* world.client
+      const scope = yield* Scope.make()
+      const context = yield* Layer.buildWithScope(Lock.layer().pipe(Layer.provide(Layer.succeed(Etcd, etcd))), scope)
+      const lock = yield* Effect.provideContext(Lock, context)
+      yield* other.lock.acquire("job", { ttl: "90 seconds" })
+      const waiting = []
+      for (const ttl of [60, 61, 62]) {
+        yield* Effect.scoped(lock.acquire(`warm/${ttl}`, { ttl: `${ttl} seconds` }))
+        yield* other.lock.acquire(`job/${ttl}`, { ttl: "90 seconds" })
+        waiting.push(
+          yield* Effect.forkChild(Effect.exit(Effect.scoped(lock.acquire(`job/${ttl}`, { ttl: `${ttl} seconds` }))))
+        )
+      }
+      yield* settle
+      const grants: Array<string> = []
+      yield* link.setFate((operation) => {
+        if (operation === "leaseGrant") grants.push(operation)
+        return operation === "leaseRevoke" ? { response: "lost" } : {}
+      })
+      const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+      yield* TestClock.adjust("6 seconds")
+      const ended = closing.pollUnsafe() !== undefined
+      yield* link.setFate(() => ({}))
+      yield* TestClock.adjust("60 seconds")
+      yield* Fiber.join(closing)
+      for (const fiber of waiting) {
+        const error = failure(yield* Fiber.join(fiber))
+        assert.strictEqual(error?._tag === "EtcdError" && error.reason._tag, "Closed")
+      }
+      assert.deepStrictEqual(grants, [])
+
+      assert.isTrue(ended)
+    }))
+
+  it.effect("a deleted lock is noticed even where a late copy of its claim has put the key there again", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { link, lock } = yield* world.client
+      let first = true
+      yield* link.setFate((operation) => {
+        if (operation !== "txn" || !first) return {}
+        first = false
+        return { request: "12 seconds" }
+      })
+      const attempt = yield* Effect.forkChild(lock.acquire("job", { ttl: "30 seconds" }))
+      yield* TestClock.adjust("11 seconds")
+      const handle = yield* Fiber.join(attempt)
+      const [entry] = yield* lock.waiters("job")
+      yield* world.operator.txn({ success: [Operation.delete(entry?.entryKey ?? "")] })
+      yield* TestClock.adjust("2 seconds")
+      const [late] = yield* lock.waiters("job")
+      assert.strictEqual(late?.entryKey, entry?.entryKey)
+      yield* TestClock.adjust("10 seconds")
+      assert.strictEqual((yield* Effect.flip(handle.assertHeld)).why, "Deleted")
+      yield* TestClock.adjust("10 seconds")
+      assert.deepStrictEqual(yield* lock.waiters("job"), [])
+    }))
 })

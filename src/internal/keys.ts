@@ -35,17 +35,12 @@ const noEnd = Uint8Array.of(0)
 const afterZero = Uint8Array.of(1)
 
 /**
- * A range as etcd's `key` and `range_end`, which is never empty: etcd reads an end that is absent as "one key", but one that is
- * sent empty as "no end". So one key is the range up to its next neighbour. An empty start is the least possible key. A range that
- * ends before it starts ends at its start: etcd reads such ones in more than one way.
+ * A range as etcd's `key` and `range_end`. One key has no end, and it must not be sent: etcd reads an end that is absent as "one
+ * key", but one that is sent empty as "no end". An empty start is the least possible key. A range that ends before it
+ * starts ends at its start: etcd reads such ones in more than one way.
  */
-export const encodeRange = (range: KeyRange): { readonly key: Uint8Array; readonly rangeEnd: Uint8Array } => {
-  if ("key" in range) {
-    const key = encodeKey(range.key)
-    const rangeEnd = new Uint8Array(key.length + 1)
-    rangeEnd.set(key)
-    return { key, rangeEnd }
-  }
+export const encodeRange = (range: KeyRange): { readonly key: Uint8Array; readonly rangeEnd?: Uint8Array } => {
+  if ("key" in range) return { key: encodeKey(range.key) }
   if ("prefix" in range) {
     const prefix = encodeKey(range.prefix)
     return { key: prefix.length === 0 ? noEnd : prefix, rangeEnd: prefixEnd(prefix) }

@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { Etcd, KeyRange, Lease, Operation, TxnRequest, WatchItem } from "../../Etcd.ts"
-import { Closed, EtcdError } from "../../EtcdError.ts"
+import { Closed, EtcdError, InvalidArgument } from "../../EtcdError.ts"
 import type { Transport } from "../Transport.ts"
 import { withNamespace } from "./namespace.ts"
 import {
@@ -78,6 +78,8 @@ export const makeEtcd = Effect.fnUntraced(function*(
     leaseRevoke: (id) => transport.leaseRevoke(id).pipe(idempotent, named("leaseRevoke")),
     leaseTimeToLive: (id) => transport.leaseTimeToLive(id).pipe(read, named("leaseTimeToLive")),
     watch: (request) => {
+      // etcd would watch something else.
+      if ("key" in request && request.key === "") return Stream.fail(withoutKey)
       const items = request.startRevision === undefined
         ? watchNow(transport, request)
         : watchFrom(transport, request, request.startRevision)
@@ -88,6 +90,12 @@ export const makeEtcd = Effect.fnUntraced(function*(
     },
     settings: { retry: settings.retry, timeout: settings.timeout }
   }
+})
+
+const withoutKey = new EtcdError({
+  operation: "watch",
+  key: "",
+  reason: new InvalidArgument({ detail: "key is not provided" })
 })
 
 /** Nothing is started after the end, whatever the transport would do. What is in flight then, the transport ends. */

@@ -36,9 +36,9 @@ const buffer = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.by
 const valueBytes = (value: string | Uint8Array): Buffer =>
   typeof value === "string" ? Buffer.from(value) : buffer(value)
 
-export const range = (range: KeyRange): { key: Buffer; range_end: Buffer } => {
+export const range = (range: KeyRange): { key: Buffer; range_end?: Buffer } => {
   const { key, rangeEnd } = encodeRange(range)
-  return { key: buffer(key), range_end: buffer(rangeEnd) }
+  return rangeEnd === undefined ? { key: buffer(key) } : { key: buffer(key), range_end: buffer(rangeEnd) }
 }
 
 const sortTargets = { key: SortTarget.Key, create: SortTarget.Create, mod: SortTarget.Mod }

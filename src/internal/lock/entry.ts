@@ -107,7 +107,7 @@ const settle = <A>(
         if (error.reason._tag === "LeaseNotFound") slot.session.revoked()
         if (error.reason._tag !== "Ambiguous") return
         sent = true
-        slot.session.distrust()
+        slot.session.distrust(slot.key)
       })
     ),
     Effect.retry({ schedule: backoff, while: (error) => sent && isTransient(error) }),
@@ -136,7 +136,7 @@ const claiming = <A>(
           Effect.timeoutOption(withdrawPatience),
           Effect.flatMap(Option.match({
             onSome: () => Effect.void,
-            onNone: () => Effect.andThen(Effect.sync(slot.session.distrust), Fiber.interrupt(fiber))
+            onNone: () => Effect.andThen(Effect.sync(() => slot.session.distrust(slot.key)), Fiber.interrupt(fiber))
           }))
         )
       )
@@ -154,7 +154,7 @@ const ownEntry = (slot: Slot, page: RangeResult | undefined): Effect.Effect<bigi
     return Effect.succeed(own.createRevision)
   }
   // Somebody put our name there without our lease: take another one.
-  slot.session.distrust()
+  slot.session.distrust(slot.key)
   slot.lose("Deleted")
   return Effect.fail(EntryLost)
 }

@@ -26,7 +26,7 @@ export const fromRaw = (raw: RawKey): string => decodeKey(Buffer.from(raw, "lati
 export const toRawRange = (range: KeyRange): RawRange => {
   if ("key" in range) return { from: toRaw(range.key), to: undefined, one: true }
   const { key, rangeEnd } = encodeRange(range)
-  const endless = rangeEnd.length === 1 && rangeEnd[0] === 0
+  const endless = rangeEnd === undefined || (rangeEnd.length === 1 && rangeEnd[0] === 0)
   return { from: latin1(key), to: endless ? undefined : latin1(rangeEnd), one: false }
 }
 

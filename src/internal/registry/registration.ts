@@ -188,10 +188,10 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
           Effect.sync(() => {
             if (reason._tag === "LeaseNotFound") slot.session.revoked()
             // It can be applied at any later time, also after the release.
-            if (reason._tag === "Ambiguous") slot.session.distrust()
+            if (reason._tag === "Ambiguous") slot.session.distrust(key)
           })
         ),
-        Effect.onInterrupt(() => Effect.sync(slot.session.distrust)),
+        Effect.onInterrupt(() => Effect.sync(() => slot.session.distrust(key))),
         Effect.map((answer): Verdict => {
           const modRevision = answer.revision
           if (answer.succeeded) {
@@ -405,7 +405,7 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
             Effect.fail(failed("release", new Ambiguous({ detail: "no answer in time: it is deleted with its lease" })))
         }),
         // From now on nobody owns the key, and each beat of the session deletes what nobody owns.
-        Effect.tapError(() => Effect.sync(slot.session.distrust))
+        Effect.tapError(() => Effect.sync(() => slot.session.distrust(key)))
       )
     return removal.pipe(
       Effect.ensuring(letGo),

@@ -24,11 +24,10 @@ export interface LeaseSession {
   /** The server said that the lease does not exist. */
   readonly revoked: () => void
   /**
-   * A write of a key on this lease may be applied at any later time, since its answer was lost (through a frozen follower,
-   * say), or a key on it could not be deleted: no new key is put on this lease, and every beat deletes keys on it that nobody
-   * here owns.
+   * A write of this key may be applied at any later time, since its answer was lost (through a frozen follower, say), or it
+   * could not be deleted: no new key is put on this lease, and every beat deletes this one while nobody here owns it.
    */
-  readonly distrust: () => void
+  readonly distrust: (key: string) => void
   readonly distrustedUnsafe: () => boolean
   /** `onGone` runs when the key is known to be gone for good. */
   readonly open: (key: string, onGone: () => void) => Slot
@@ -67,7 +66,7 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     over ||= why === "Revoked"
     slots.loseAll(why)
   })
-  let distrusted = false
+  const distrusted = new Set<string>()
 
   const revokedBy = (error: EtcdError): boolean => {
     if (error.reason._tag !== "LeaseNotFound") return false
@@ -104,18 +103,18 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
   /** Finds keys that somebody deleted, and keys that a late write left behind. */
   const inspect = Effect.gen(function*() {
     const expected = slots.expected()
-    if (expected.length === 0 && !distrusted) return
+    if (expected.length === 0 && distrusted.size === 0) return
     const onLease = new Set((yield* etcd.leaseTimeToLive(lease.id)).keys)
-    const missing = expected.filter(({ slot }) => !onLease.has(slot.key))
-    for (const { createRevision, slot } of missing) {
+    // A late write can put a key of the same name there, after somebody deleted the one that is relied on.
+    const doubtful = expected.filter(({ slot }) => !onLease.has(slot.key) || distrusted.has(slot.key))
+    for (const { createRevision, slot } of doubtful) {
       const kv = yield* readKey(slot.key)
       // It may have been released meanwhile.
       const stillExpected = slots.expected().some((entry) => entry.slot === slot)
       if (stillExpected && (kv?.createRevision !== createRevision || kv.lease !== lease.id)) slot.lose("Deleted")
     }
-    if (!distrusted) return
-    for (const key of onLease) {
-      if (slots.owns(key)) continue
+    for (const key of distrusted) {
+      if (!onLease.has(key) || slots.owns(key)) continue
       const kv = yield* readKey(key)
       if (kv === undefined || kv.lease !== lease.id || slots.owns(key)) continue
       yield* Effect.logWarning("deleting a key that nobody owns any more").pipe(Effect.annotateLogs({ key }))
@@ -124,12 +123,19 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     }
   })
 
-  // In time for the next beat, and never instead of it.
-  const inspectInTime = Effect.suspend(() => Effect.timeout(inspect, Duration.divideUnsafe(life.ttlUnsafe(), 3))).pipe(
+  let inspecting = false
+  const inspectInTime = Effect.suspend(() => {
+    inspecting = true
+    return Effect.timeout(inspect, Duration.divideUnsafe(life.ttlUnsafe(), 3))
+  }).pipe(
     Effect.catchTags({
       EtcdError: (error) => revokedBy(error) ? Effect.void : Effect.logDebug("keys not verified", error),
       TimeoutError: () => Effect.logDebug("keys not verified: no answer in time")
-    })
+    }),
+    Effect.ensuring(Effect.sync(() => {
+      inspecting = false
+    })),
+    annotated
   )
 
   const beats = Effect.gen(function*() {
@@ -142,7 +148,8 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
         Effect.retry(retrySoon),
         Effect.ignore
       )
-      if (life.lossUnsafe() === undefined) yield* inspectInTime
+      // Beside the beats: it must not delay the next one.
+      if (life.lossUnsafe() === undefined && !inspecting) yield* Effect.forkIn(inspectInTime, scope)
     }
   })
 
@@ -176,10 +183,10 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     lost: life.lost,
     check,
     revoked: () => life.lose("Revoked"),
-    distrust: () => {
-      distrusted = true
+    distrust: (key) => {
+      distrusted.add(key)
     },
-    distrustedUnsafe: () => distrusted,
+    distrustedUnsafe: () => distrusted.size > 0,
     open: (key, onGone) => slots.open(session, key, onGone),
     end
   }

@@ -6,6 +6,7 @@
  * write in flight whose answer was lost, takes no new keys and closes with its last user.
  */
 import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -14,6 +15,7 @@ import * as Option from "effect/Option"
 import * as RcMap from "effect/RcMap"
 import * as References from "effect/References"
 import * as Scope from "effect/Scope"
+import * as Tracer from "effect/Tracer"
 import type { Etcd } from "../../Etcd.ts"
 import { Closed, EtcdError } from "../../EtcdError.ts"
 import { type LeaseSession, makeLeaseSession } from "./LeaseSession.ts"
@@ -44,6 +46,12 @@ export interface SessionPool {
   readonly slot: (request: SlotRequest) => Effect.Effect<Slot, EtcdError, Scope.Scope>
 }
 
+const unnamed = <R>(context: Context.Context<R>): Context.Context<R> =>
+  context.pipe(Context.add(References.CurrentLogAnnotations, {}), Context.omit(Tracer.ParentSpan)) as Context.Context<R>
+
+/** A lease that nobody uses is not kept longer than this. */
+const maxIdle = Duration.minutes(1)
+
 /** The lane was retired between its choice and its use. */
 const Retired = "Retired" as const
 
@@ -57,6 +65,7 @@ export const makeSessionPool = Effect.fnUntraced(function*(
   const closing = new Set<Fiber.Fiber<void>>()
   const patience = makePatience()
   let nextId = 0
+  let ending = false
 
   const retire = (lane: Lane): void => {
     if (lane.retired) return
@@ -73,28 +82,33 @@ export const makeSessionPool = Effect.fnUntraced(function*(
       byId.delete(lane.id)
     })
 
-  const open = Effect.fnUntraced(function*(
-    id: number
-  ): Effect.fn.Return<LeaseSession, EtcdError | typeof Retired, Scope.Scope> {
-    const lane = byId.get(id)
-    if (lane === undefined) return yield* Effect.fail(Retired)
-    const session = yield* Effect.onError(makeLeaseSession(etcd, lane.ttl, patience), () => forget(lane))
-    lane.session = session
-    // Added last, so it runs first: a session that closes, after its idle time for one, is chosen no more.
-    yield* Effect.addFinalizer(() => forget(lane))
-    return session
-    // Shared by many, so not logged under the name of the one who came first.
-  }, Effect.provideService(References.CurrentLogAnnotations, {}))
+  const open = Effect.fnUntraced(
+    function*(
+      id: number
+    ): Effect.fn.Return<LeaseSession, EtcdError | typeof Retired, Scope.Scope> {
+      const lane = byId.get(id)
+      if (lane === undefined) return yield* Effect.fail(Retired)
+      const session = yield* Effect.onError(makeLeaseSession(etcd, lane.ttl, patience), () => forget(lane))
+      lane.session = session
+      // Added last, so it runs first: a session that closes, after its idle time for one, is chosen no more.
+      yield* Effect.addFinalizer(() => forget(lane))
+      return session
+    },
+    // Shared by many, so not under the annotations and spans of the one who came first.
+    Effect.updateContext(unnamed<Scope.Scope>)
+  )
 
   const sessions = yield* RcMap.make({
     lookup: open,
     // A lock that is taken again and again keeps its lease in between.
-    idleTimeToLive: (id) => byId.get(id)?.ttl ?? Duration.zero
+    idleTimeToLive: (id) => Duration.min(byId.get(id)?.ttl ?? Duration.zero, maxIdle)
   })
 
   // All at once, so that closing takes one request timeout at most.
   yield* Effect.addFinalizer(() =>
     Effect.suspend(() => {
+      // Whoever waits loses his place now, and would queue again.
+      ending = true
       const live = [...byId.values()].flatMap(({ session }) => session === undefined ? [] : [session.end])
       return Effect.all([...live, Fiber.awaitAll(closing)], { concurrency: "unbounded", discard: true })
     })
@@ -134,7 +148,7 @@ export const makeSessionPool = Effect.fnUntraced(function*(
       )
     })
 
-  const isClosed = () => sessions.state._tag === "Closed"
+  const isClosed = () => ending || sessions.state._tag === "Closed"
   const closed = new EtcdError({ operation: "session", reason: new Closed() })
 
   /** Where the scope has closed, its finalizers run at once, and the slot is not to be used. */

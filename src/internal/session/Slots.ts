@@ -105,7 +105,7 @@ export const makeSlots = (
         .pipe(
           Effect.retry({ schedule: retrySoon, while: isTransient }),
           // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
-          Effect.tapError(() => Effect.sync(session.distrust)),
+          Effect.tapError(() => Effect.sync(() => session.distrust(key))),
           Effect.asVoid,
           Effect.raceFirst(Effect.ignore(session.lost)),
           Effect.ensuring(Effect.sync(leave))
