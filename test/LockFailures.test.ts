@@ -39,7 +39,7 @@ const within = Effect.fnUntraced(function*<A, E, R>(time: Duration.Input, effect
   return yield* exit
 })
 
-describe("Lock, second reading", () => {
+describe("Lock, when something fails beside it", () => {
   it.effect("an acquire whose scope closes while it waits leaves no entry, and the lock free", () =>
     Effect.gen(function*() {
       const world = yield* makeWorld
