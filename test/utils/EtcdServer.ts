@@ -43,6 +43,11 @@ export interface EtcdServer {
   /** Standard output of `etcdctl`, with `ETCDCTL_ENDPOINTS` set to this server. */
   readonly etcdctl: (...args: ReadonlyArray<string>) => Effect.Effect<string, EtcdctlError>
   readonly etcdctlPath: string
+  /**
+   * Kills it, puts a snapshot (of `etcdctl snapshot save`) in the place of its data, and starts it again, as an operator would. The
+   * flags are those of `etcdutl snapshot restore`, or of `etcdctl` where there is no `etcdutl`.
+   */
+  readonly restore: (snapshot: string, ...flags: ReadonlyArray<string>) => Effect.Effect<void, EtcdctlError>
   /** What etcd has logged. */
   readonly log: Effect.Effect<string>
 }
@@ -123,7 +128,7 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
   // A socket in the server's own folder: whoever answers there is this server, and not another that was faster on the port.
   const health = "health:1"
   const version: EtcdVersion = options.binary.version.startsWith("3.4.") ? "3.4" : "3.5"
-  const flags = {
+  const settings = {
     "name": options.name,
     "data-dir": Path.join(folder, "data"),
     "listen-client-urls": client,
@@ -137,7 +142,7 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
     "listen-metrics-urls": `unix://${health}`,
     ...(version === "3.5" ? { "unsafe-no-fsync": "true" } : {})
   }
-  const args = [...Object.entries(flags).map(([name, value]) => `--${name}=${value}`), ...options.args]
+  const args = [...Object.entries(settings).map(([name, value]) => `--${name}=${value}`), ...options.args]
   let current: ChildProcess.ChildProcess | undefined
 
   const running = () => current !== undefined && current.exitCode === null && current.signalCode === null
@@ -191,17 +196,39 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
     return yield* failed("is not healthy after 30 seconds")
   })
 
-  const etcdctl = (...ctlArgs: ReadonlyArray<string>): Effect.Effect<string, EtcdctlError> =>
+  const tool = (
+    path: string,
+    extra: Record<string, string>,
+    toolArgs: ReadonlyArray<string>
+  ): Effect.Effect<string, EtcdctlError> =>
     Effect.callback((resume) => {
-      const env = environment({ ETCDCTL_API: "3", ETCDCTL_ENDPOINTS: `127.0.0.1:${options.port}` })
-      const child = ChildProcess.execFile(options.binary.etcdctl, ctlArgs, { env }, (error, stdout, stderr) => {
+      const child = ChildProcess.execFile(path, toolArgs, { env: environment(extra) }, (error, stdout, stderr) => {
         if (error === null) return resume(Effect.succeed(stdout))
-        const message = `etcdctl ${ctlArgs.join(" ")}: ${stderr.trim() || error.message}`
+        const message = `${Path.basename(path)} ${toolArgs.join(" ")}: ${stderr.trim() || error.message}`
         const code = typeof error.code === "number" ? error.code : undefined
         resume(Effect.fail(new EtcdctlError({ message, code, stdout, stderr })))
       })
       return Effect.sync(() => child.kill("SIGKILL"))
     })
+
+  const etcdctl = (...ctlArgs: ReadonlyArray<string>) =>
+    tool(options.binary.etcdctl, { ETCDCTL_API: "3", ETCDCTL_ENDPOINTS: `127.0.0.1:${options.port}` }, ctlArgs)
+
+  const restore = Effect.fnUntraced(function*(snapshot: string, ...flags: ReadonlyArray<string>) {
+    yield* kill
+    Fs.rmSync(settings["data-dir"], { recursive: true, force: true })
+    const beside = Path.join(Path.dirname(options.binary.etcdctl), "etcdutl")
+    const hasEtcdutl = Path.isAbsolute(beside) && Fs.existsSync(beside)
+    const member = ["name", "data-dir", "initial-cluster", "initial-advertise-peer-urls"] as const
+    yield* tool(hasEtcdutl ? beside : options.binary.etcdctl, hasEtcdutl ? {} : { ETCDCTL_API: "3" }, [
+      "snapshot",
+      "restore",
+      snapshot,
+      ...member.map((name) => `--${name}=${settings[name]}`),
+      ...flags
+    ])
+    yield* Effect.orDie(Effect.andThen(spawn, ready))
+  })
 
   yield* Effect.addFinalizer(() =>
     Effect.andThen(
@@ -227,6 +254,7 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
     resume: signal("SIGCONT"),
     etcdctl,
     etcdctlPath: options.binary.etcdctl,
+    restore,
     log: readLog
   }
   return { server, start: Effect.andThen(spawn, ready) }
