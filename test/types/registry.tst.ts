@@ -1,0 +1,47 @@
+// Checked by `npm run typecheck`, never run.
+import type * as Effect from "effect/Effect"
+import type * as Layer from "effect/Layer"
+import type * as Scope from "effect/Scope"
+import type * as Stream from "effect/Stream"
+import { expectTypeOf } from "vitest"
+import {
+  type AlreadyRegistered,
+  type Etcd,
+  type EtcdError,
+  type InstanceNotFound,
+  type InvalidInstance,
+  type InvalidKey,
+  type InvalidOption,
+  type Registration,
+  type RegistrationStatus,
+  Registry,
+  type Replaced,
+  type ServiceEvent,
+  type ServiceInstance
+} from "../../src/index.ts"
+
+declare const registry: Registry["Service"]
+declare const registration: Registration
+declare const instance: ServiceInstance
+
+expectTypeOf(registry.register(instance, { ttl: "5 seconds" })).toEqualTypeOf<
+  Effect.Effect<Registration, InvalidInstance | InvalidOption | AlreadyRegistered | EtcdError, Scope.Scope>
+>()
+expectTypeOf(registry.unregister("s", "i")).toEqualTypeOf<
+  Effect.Effect<void, InstanceNotFound | InvalidKey | EtcdError>
+>()
+expectTypeOf(registry.discover("s")).toEqualTypeOf<
+  Effect.Effect<ReadonlyArray<ServiceInstance>, InvalidKey | EtcdError>
+>()
+expectTypeOf(registry.watch("s", { from: 1n })).toEqualTypeOf<Stream.Stream<ServiceEvent, InvalidKey | EtcdError>>()
+expectTypeOf(registry.instances("s")).toEqualTypeOf<
+  Stream.Stream<ReadonlyArray<ServiceInstance>, InvalidKey | EtcdError>
+>()
+expectTypeOf(registry.services).toEqualTypeOf<Effect.Effect<ReadonlyArray<string>, EtcdError>>()
+
+expectTypeOf(registration.status.get).toEqualTypeOf<Effect.Effect<RegistrationStatus>>()
+expectTypeOf(registration.status.changes).toEqualTypeOf<Stream.Stream<RegistrationStatus>>()
+expectTypeOf(registration.update({})).toEqualTypeOf<Effect.Effect<void, Replaced | InvalidInstance | EtcdError>>()
+expectTypeOf(registration.unregister).toEqualTypeOf<Effect.Effect<void, EtcdError>>()
+
+expectTypeOf(Registry.layer()).toEqualTypeOf<Layer.Layer<Registry, InvalidOption, Etcd>>()
