@@ -65,4 +65,4 @@ declare const session: Session
 expectTypeOf(session.lost).toEqualTypeOf<Effect.Effect<never, SessionLost>>()
 
 // @ts-expect-error: a TTL is a duration
-lock.acquire("k", { ttl: "soon" })
+expectTypeOf(lock.acquire).toBeCallableWith("k", { ttl: "soon" })
