@@ -209,10 +209,7 @@ const make = Effect.fnUntraced(function*(prefix: string) {
         const scope = yield* Scope.fork(yield* Effect.scope)
         registered.add(key)
         yield* Scope.addFinalizer(scope, Effect.sync(() => registered.delete(key)))
-        const registration = yield* Scope.provide(
-          makeRegistration({ etcd, pool, shared }, { key, path, ttl }, instance),
-          scope
-        )
+        const registration = yield* makeRegistration({ etcd, pool, shared }, { key, path, ttl }, instance)
         const ended = yield* Deferred.make<void>()
         yield* Scope.addFinalizer(
           scope,

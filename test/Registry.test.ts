@@ -180,7 +180,7 @@ describe("Registry", () => {
         assert.deepStrictEqual(lists.seen, ["alias,good", "alias", "alias,bad"])
       }).pipe(Effect.provide(Logger.layer([logger])))
       assert.deepStrictEqual(logs.map((log) => log.trim()), [
-        "odd entry: it calls itself orders/other",
+        "odd entry: it calls itself by another name or id",
         "entry skipped: it is not JSON",
         "entry skipped: it is not an instance",
         "entry skipped: it is not an instance"
@@ -530,6 +530,33 @@ describe("Registration, ending", () => {
       yield* registration.unregister
       yield* eventually(() => statuses.exit() !== undefined)
       assert.strictEqual(reasonOf(yield* Effect.exit(registration.update({}))), "Closed")
+    }))
+
+  it.effect("a scope that closes while somebody else takes over does not delete the new entry", () =>
+    Effect.gen(function*() {
+      const { entries, process: make, put } = yield* makeRegistryWorld
+      const process = yield* make
+      const scope = yield* Scope.make()
+      yield* Scope.provide(process.registry.register(instance("a")), scope)
+      // The new entry arrives while the watch of the own key is cut off.
+      yield* process.port.failWatches(new PermissionDenied())
+      yield* eventually(() => process.port.watches().open === 0)
+      yield* put(key, json("a", `{"by":"hand"}`))
+      yield* Scope.close(scope, Exit.void)
+      yield* TestClock.adjust("5 minutes")
+      assert.strictEqual((yield* entries).get(key), json("a", `{"by":"hand"}`))
+    }))
+
+  it.effect("a scope that closes without an answer takes one request timeout", () =>
+    Effect.gen(function*() {
+      const { process: make } = yield* makeRegistryWorld
+      const process = yield* make
+      const scope = yield* Scope.make()
+      yield* Scope.provide(process.registry.register(instance("a")), scope)
+      yield* process.link.setFate((operation) => operation === "txn" ? { request: "lost" } : {})
+      const closed = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+      yield* TestClock.adjust("5 seconds")
+      assert.isDefined(closed.pollUnsafe())
     }))
 
   it.effect("the layer closed before the registration: nothing hangs, nothing stays", () =>

@@ -73,13 +73,12 @@ const backoff = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced
 const watchAgain = "30 seconds"
 
 /**
- * Everything that one registration does. The scope belongs to it alone; `start` comes first, then `keep` runs in the background,
- * `release` comes last.
+ * Everything that one registration does. `start` comes first, then `keep` runs in the background, `release` comes last, in any
+ * case: it also gives back the place on the lease.
  */
 export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place: Place, instance: ServiceInstance) {
   const { etcd, pool, shared } = ports
   const { key, path, ttl } = place
-  const scope = yield* Effect.scope
   const status = yield* SubscriptionRef.make<RegistrationStatus>("Recovering")
   const turn = Semaphore.makeUnsafe(1)
   const wake = Latch.makeUnsafe(false)
@@ -146,7 +145,8 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
     const slot = heldUnsafe()
     if (slot !== undefined) return slot
     yield* letGo
-    const child = yield* Scope.fork(scope)
+    // In no scope: it would close before `release`, and the slot delete by its create revision, which a replacement shares.
+    const child = yield* Scope.make()
     const next = yield* restore(Scope.provide(pool.slot({ ttl, name: key, key: () => key }), child)).pipe(
       Effect.onError(() => Scope.close(child, Exit.void))
     )
