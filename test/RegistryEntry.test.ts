@@ -88,7 +88,7 @@ describe("reading entries", () => {
   it("the key decides who it is", () => {
     const { instance, problem } = decode(`{${head}}`, "b")
     assert.strictEqual(instance?.id, "b")
-    assert.strictEqual(problem, "it calls itself orders/a")
+    assert.strictEqual(problem, "it calls itself by another name or id")
   })
 
   it("what is no instance has a reason", () => {

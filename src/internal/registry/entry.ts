@@ -143,7 +143,7 @@ const decode = (folder: Folder, id: string, kv: KeyValue): Decoded => {
   const broken = brokenRule(instance)
   if (broken !== undefined) return unreadable(`${broken[0]} ${broken[1]}`)
   const isAlias = entry.success.id !== id || entry.success.name !== folder.name
-  return { instance, problem: isAlias ? `it calls itself ${entry.success.name}/${entry.success.id}` : undefined }
+  return { instance, problem: isAlias ? "it calls itself by another name or id" : undefined }
 }
 
 /** Ascending by id. */
