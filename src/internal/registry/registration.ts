@@ -20,6 +20,7 @@ import { Ambiguous, Closed, EtcdError, type EtcdErrorReason } from "../../EtcdEr
 import { Replaced, ServiceInstance } from "../../ServiceInstance.ts"
 import { pause } from "../follow.ts"
 import { compareBytes } from "../keys.ts"
+import { patienceWith } from "../session/Patience.ts"
 import type { SessionPool } from "../session/SessionPool.ts"
 import { isTransient, type Slot } from "../session/Slots.ts"
 import type { Change, SharedWatch } from "../SharedWatch.ts"
@@ -78,6 +79,7 @@ const watchAgain = "30 seconds"
  */
 export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place: Place, instance: ServiceInstance) {
   const { etcd, pool, shared } = ports
+  const patience = patienceWith(etcd)
   const { key, path, ttl } = place
   const status = yield* SubscriptionRef.make<RegistrationStatus>("Recovering")
   const turn = Semaphore.makeUnsafe(1)
@@ -396,14 +398,14 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
     // Where the lease is lost, the key is gone or goes with it: nothing to wait for.
     const removal = slot === undefined || statusUnsafe() === "Replaced"
       ? Effect.void
-      : turn.withPermit(remove(slot.session.leaseId)).pipe(
-        Effect.retry({ schedule: backoff, while: isTransient }),
-        Effect.raceFirst(Effect.asVoid(slot.lost)),
-        Effect.timeoutOrElse({
-          duration: etcd.settings.timeout,
-          orElse: () =>
-            Effect.fail(failed("release", new Ambiguous({ detail: "no answer in time: it is deleted with its lease" })))
-        }),
+      : patience.within(
+        turn.withPermit(remove(slot.session.leaseId)).pipe(
+          Effect.retry({ schedule: backoff, while: isTransient }),
+          Effect.tap(() => Effect.sync(patience.answeredUnsafe)),
+          Effect.raceFirst(Effect.asVoid(slot.lost))
+        ),
+        Effect.fail(failed("release", new Ambiguous({ detail: "no answer in time: it is deleted with its lease" })))
+      ).pipe(
         // From now on nobody owns the key, and each beat of the session deletes what nobody owns.
         Effect.tapError(() => Effect.sync(() => slot.session.distrust(key)))
       )

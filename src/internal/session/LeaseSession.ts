@@ -9,7 +9,8 @@ import type { Etcd } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
 import * as Telemetry from "../Telemetry.ts"
 import { durationNanos, makeLeaseClock, readClock, type SessionLost, sleepUntil } from "./LeaseClock.ts"
-import { deleteIf, makePatience, makeSlots, type Patience, retrySoon, type Slot } from "./Slots.ts"
+import { patienceWith } from "./Patience.ts"
+import { deleteIf, makeSlots, retrySoon, type Slot } from "./Slots.ts"
 
 export interface LeaseSession {
   readonly leaseId: bigint
@@ -37,8 +38,7 @@ export interface LeaseSession {
 
 export const makeLeaseSession = Effect.fnUntraced(function*(
   etcd: Etcd["Service"],
-  requestedTtl: Duration.Duration,
-  patience: Patience = makePatience()
+  requestedTtl: Duration.Duration
 ): Effect.fn.Return<LeaseSession, EtcdError, Scope.Scope> {
   const scope = yield* Effect.scope
   const clock = yield* Clock.Clock
@@ -49,8 +49,9 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     Effect.suspend(() => {
       if (over) return Effect.void
       over = true
-      return etcd.leaseRevoke(leaseId).pipe(
-        Effect.timeout(etcd.settings.timeout),
+      const patience = patienceWith(etcd)
+      const revoked = Effect.tap(etcd.leaseRevoke(leaseId), () => Effect.sync(patience.answeredUnsafe))
+      return patience.within(revoked, Effect.logDebug("lease not revoked in time, it expires by itself")).pipe(
         Effect.catch((error) => Effect.logDebug("lease not revoked, it expires by itself", error)),
         Effect.annotateLogs({ lease: leaseId.toString(16) })
       )
@@ -61,7 +62,7 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     interruptible: true
   })
   const annotated = Effect.annotateLogs({ lease: lease.id.toString(16) })
-  const slots = makeSlots(etcd, clock, scope, patience)
+  const slots = makeSlots(etcd, scope)
   const life = makeLeaseClock(clock, lease, asked, (why) => {
     over ||= why === "Revoked"
     slots.loseAll(why)

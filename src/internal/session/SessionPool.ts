@@ -19,7 +19,7 @@ import * as Tracer from "effect/Tracer"
 import type { Etcd } from "../../Etcd.ts"
 import { Closed, EtcdError } from "../../EtcdError.ts"
 import { type LeaseSession, makeLeaseSession } from "./LeaseSession.ts"
-import { makePatience, type Slot } from "./Slots.ts"
+import type { Slot } from "./Slots.ts"
 
 /** With auth on, etcd checks every key of a lease at each put on it: 19 ms at 10,000 keys. */
 const keysPerLease = 256
@@ -63,7 +63,6 @@ export const makeSessionPool = Effect.fnUntraced(function*(
   /** All lanes, until their session has ended. */
   const byId = new Map<number, Lane>()
   const closing = new Set<Fiber.Fiber<void>>()
-  const patience = makePatience()
   let nextId = 0
   let ending = false
 
@@ -88,7 +87,7 @@ export const makeSessionPool = Effect.fnUntraced(function*(
     ): Effect.fn.Return<LeaseSession, EtcdError | typeof Retired, Scope.Scope> {
       const lane = byId.get(id)
       if (lane === undefined) return yield* Effect.fail(Retired)
-      const session = yield* Effect.onError(makeLeaseSession(etcd, lane.ttl, patience), () => forget(lane))
+      const session = yield* Effect.onError(makeLeaseSession(etcd, lane.ttl), () => forget(lane))
       lane.session = session
       // Added last, so it runs first: a session that closes, after its idle time for one, is chosen no more.
       yield* Effect.addFinalizer(() => forget(lane))

@@ -1,7 +1,6 @@
 /**
  * The keys that live on a lease, each owned by one local user.
  */
-import type * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -10,8 +9,9 @@ import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import { Compare, type Etcd, Operation } from "../../Etcd.ts"
 import { Ambiguous, EtcdError } from "../../EtcdError.ts"
-import { durationNanos, type SessionLost, sleepUntil } from "./LeaseClock.ts"
+import type { SessionLost } from "./LeaseClock.ts"
 import type { LeaseSession } from "./LeaseSession.ts"
+import { patienceWith } from "./Patience.ts"
 
 /** Why a key is gone: with its session, or alone because somebody deleted it. */
 export type SlotLoss = SessionLost["why"] | "Deleted"
@@ -32,17 +32,6 @@ export interface Slot {
   /** Deletes the key if it is still this one. Fails with `Ambiguous` when there was no answer in time; the session goes on. */
   readonly release: Effect.Effect<void, EtcdError>
 }
-
-/**
- * Since when releases have gone unanswered. Shared by all sessions of a pool: whoever gives up many keys in an outage waits for one
- * request timeout, not for one each.
- */
-export interface Patience {
-  since: bigint | undefined
-  pending: number
-}
-
-export const makePatience = (): Patience => ({ since: undefined, pending: 0 })
 
 export interface Slots {
   /** `onGone` runs when the key is known to be gone for good. */
@@ -80,10 +69,9 @@ interface Entry {
 
 export const makeSlots = (
   etcd: Etcd["Service"],
-  clock: Clock.Clock,
-  scope: Scope.Scope,
-  patience: Patience
+  scope: Scope.Scope
 ): Slots => {
+  const patience = patienceWith(etcd)
   const entries = new Map<string, Entry>()
 
   const open: Slots["open"] = (session, key, onGone) => {
@@ -142,37 +130,23 @@ export const makeSlots = (
 
   /** Starts the removal once, in the session's scope, so that it goes on when its callers stop waiting. */
   const makeRelease = (remove: Effect.Effect<void, EtcdError>, key: string): Effect.Effect<void, EtcdError> => {
-    let started: { readonly fiber: Fiber.Fiber<void, EtcdError>; readonly until: bigint } | undefined
-    const counted = Effect.suspend(() => {
-      patience.pending++
-      return remove
-    }).pipe(
-      Effect.onExit((exit) =>
-        Effect.sync(() => {
-          patience.pending--
-          if (Exit.isSuccess(exit) || patience.pending === 0) patience.since = undefined
-        })
-      )
-    )
-    const start = Effect.suspend(() => {
-      if (started !== undefined) return Effect.succeed(started)
-      const since = patience.since ??= clock.monotonicTimeNanosUnsafe()
-      const until = since + durationNanos(etcd.settings.timeout)
-      return Effect.map(
-        Effect.forkIn(counted, scope, { startImmediately: true }),
-        (fiber) => started = { fiber, until }
-      )
-    }).pipe(Effect.uninterruptible)
+    let started: Fiber.Fiber<void, EtcdError> | undefined
+    const answered = Effect.tap(remove, () => Effect.sync(patience.answeredUnsafe))
+    const start = Effect.suspend(() =>
+      started !== undefined
+        ? Effect.succeed(started)
+        : Effect.map(Effect.forkIn(answered, scope, { startImmediately: true }), (fiber) => started = fiber)
+    ).pipe(Effect.uninterruptible)
     const unanswered = new EtcdError({
       operation: "release",
       key,
       reason: new Ambiguous({ detail: "no answer in time; the session goes on trying until its lease ends" })
     })
-    return Effect.flatMap(start, ({ fiber, until }) =>
-      Effect.raceFirst(
+    return Effect.flatMap(start, (fiber) =>
+      patience.within(
         // Interrupted: the session closes, and its lease takes the key along.
         Effect.flatMap(Fiber.await(fiber), (exit) => Exit.hasInterrupts(exit) ? Effect.void : exit),
-        Effect.andThen(sleepUntil(clock, until), Effect.fail(unanswered))
+        Effect.fail(unanswered)
       ))
   }
 
