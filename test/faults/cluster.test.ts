@@ -41,13 +41,13 @@ const collect = (
   )
 
 /**
- * Numbered writes and reads at a fixed pace, whatever becomes of the earlier ones; watchers; a lock and registrations with a TTL of 10 s.
+ * Numbered writes and reads at a fixed pace, whatever becomes of the earlier ones; watchers; a lock and registrations.
  */
-const makeLoad = Effect.fnUntraced(function*(client: Client, watchers = 6) {
-  const held = yield* client.lock.acquire("load", { ttl: "10 seconds" })
+const makeLoad = Effect.fnUntraced(function*(client: Client, watchers = 6, seconds = 10) {
+  const held = yield* client.lock.acquire("load", { ttl: seconds * 1000 })
   const registrations = yield* Effect.forEach(
     ["a", "b", "c"],
-    (id) => client.registry.register(instance("load", id), { ttl: "10 seconds" })
+    (id) => client.registry.register(instance("load", id), { ttl: seconds * 1000 })
   )
   const { revision } = yield* client.etcd.txn({ success: [Operation.put(`${prefix}start`, "start")] })
   const writes: Array<Call> = []
@@ -264,8 +264,7 @@ for (const version of versions) {
         Effect.gen(function*() {
           const cluster = yield* makeCluster({ version })
           const client = yield* connect({ endpoints: cluster.endpoints })
-          // Longer than the TTL of its lock and its registrations would be lost, which is another test.
-          const load = yield* makeLoad(client)
+          const load = yield* makeLoad(client, 6, 20)
           yield* Effect.sleep("1 second")
           const leader = yield* cluster.leader
           const at = now()
