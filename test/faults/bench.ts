@@ -39,6 +39,8 @@ export interface FaultOptions {
   readonly compactable: () => bigint
   /** How long a client is cut off at most, in milliseconds. */
   readonly longest: number
+  /** Whom it would hurt most to be cut off now. */
+  readonly victim: () => string | undefined
 }
 
 /** One fault after another, to the network and to the members, until it is told to stop; then all is whole again. */
@@ -72,7 +74,9 @@ export const makeFaults = Effect.fnUntraced(function*(bench: Bench, random: Chan
     const some = random.is(0.5)
       ? proxies
       : [proxies[random.int(0, proxies.length - 1)] ?? proxies[0]].flatMap((p) => p ?? [])
-    switch (random.pick(["cut", "cut", "cut", "after", "after", "answers", "answers", "refused", "silent", "off"])) {
+    switch (
+      random.pick(["cut", "cut", "cut", "after", "after", "answers", "answers", "refused", "silent", "off", "off"])
+    ) {
       case "cut":
         yield* all(some, ({ cut }) => cut)
         return yield* count("cuts")
@@ -98,13 +102,15 @@ export const makeFaults = Effect.fnUntraced(function*(bench: Bench, random: Chan
         yield* sleep(500, 4000)
         yield* all(some.slice(0, 1), ({ thaw }) => thaw)
         return yield* count("frozen connections")
-      case "off":
-        yield* all(proxies, ({ freeze }) => freeze)
+      case "off": {
+        const victim = clients.find(({ name }) => name === options.victim())?.proxies ?? proxies
+        yield* all(victim, ({ freeze }) => freeze)
         yield* sleep(500, options.longest)
         if (random.is(0.7)) yield* compact
-        if (random.is(0.5)) yield* all(proxies, ({ cut }) => cut)
-        yield* all(proxies, ({ thaw }) => thaw)
+        if (random.is(0.5)) yield* all(victim, ({ cut }) => cut)
+        yield* all(victim, ({ thaw }) => thaw)
         return yield* count("partitions of a client")
+      }
     }
   })
 

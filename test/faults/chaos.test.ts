@@ -8,7 +8,17 @@ import type { EtcdVersion } from "../utils/EtcdServer.ts"
 import { type Account, isClean, sum, words } from "./accounting.ts"
 import { makeBench, makeFaults } from "./bench.ts"
 import { connect, until } from "./clients.ts"
-import { type Hold, instancesOf, type Log, service, startLoad, type Update, Value, type Write } from "./load.ts"
+import {
+  type Hold,
+  instancesOf,
+  type Log,
+  longLock,
+  service,
+  startLoad,
+  type Update,
+  Value,
+  type Write
+} from "./load.ts"
 import { observeConfig, observePort, type Observer, observeRegistry } from "./observers.ts"
 import { chance } from "./random.ts"
 import { record } from "./report.ts"
@@ -55,7 +65,8 @@ const run = Effect.fnUntraced(function*(version: EtcdVersion, seconds: number) {
     )
   }
   const loads = yield* Effect.forEach(bench.clients, (behind) => startLoad(behind, random, log))
-  const faults = yield* makeFaults(bench, random, { compactable: truth.revision, longest: 7000 })
+  const victim = () => holds.findLast(({ lock }) => lock === longLock)?.who
+  const faults = yield* makeFaults(bench, random, { compactable: truth.revision, longest: 7000, victim })
   yield* Effect.sleep(seconds * 1000)
   yield* Effect.timeout(faults.stop, "60 seconds")
   yield* Effect.forEach(loads, ({ stop }) => Effect.timeout(stop, "60 seconds"), { concurrency: "unbounded" })
@@ -119,7 +130,12 @@ const run = Effect.fnUntraced(function*(version: EtcdVersion, seconds: number) {
     problems.push(...verdict.wrong.slice(0, 10))
   }
   judged("writes of ConfigCenter", "each once if acknowledged, never if refused", judgeWrites(facts, writes))
-  judged("holders of locks", "never two, nothing committed without the lock", judgeLocks(facts, holds, fenced))
+  const lost = failures.get("withLock: LockLost") ?? 0
+  judged(
+    `holders of locks, ${lost} of whom lost theirs`,
+    "never two, nothing committed without the lock",
+    judgeLocks(facts, holds, fenced)
+  )
   judged("registrations", "each acknowledged update written, none undone", judgeUpdates(facts, updates))
   for (const { id, metadata } of present) {
     const key = `/services/${service}/${id}`
@@ -148,6 +164,7 @@ const run = Effect.fnUntraced(function*(version: EtcdVersion, seconds: number) {
   // It was a load, and there were faults.
   assert.isAbove(writes.filter(({ outcome }) => outcome === "acknowledged").length, seconds * 10)
   assert.isAbove(holds.length, seconds)
+  if (seconds >= 60) assert.isAbove(lost, 0)
 })
 
 const seconds = Number(process.env["CHAOS_SECONDS"] ?? 90)

@@ -1,5 +1,6 @@
 /** What applications do all day, and what they were told about it. */
 import * as Cause from "effect/Cause"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -66,7 +67,8 @@ const nameOf = (cause: Cause.Cause<unknown>): string => {
   return typeof error === "object" && error !== null && "_tag" in error ? String(error._tag) : Cause.pretty(cause)
 }
 
-const locks = ["l/0", "l/1"] as const
+/** Held for so long that a holder who is cut off loses it. */
+export const longLock = "l/long"
 export const service = "svc"
 export const instancesOf = ({ name }: Behind) => [0, 1, 2].map((i) => `${name}-${i}`)
 export const lockTtl = 3000
@@ -78,6 +80,7 @@ const instance = (id: string, n: number) =>
 export const startLoad = Effect.fnUntraced(function*(behind: Behind, random: Chance, log: Log, pace = 40) {
   const { client: { config, lock, registry }, name } = behind
   let stopped = false
+  const ending = yield* Deferred.make<void>()
   let ids = 0
   const nextId = () => `${name}-${++ids}`
   const rest = Effect.suspend(() => Effect.sleep(random.int(pace / 2, pace * 1.5)))
@@ -133,34 +136,34 @@ export const startLoad = Effect.fnUntraced(function*(behind: Behind, random: Cha
     )
   })
 
-  const hold = Effect.suspend(() => {
-    const key = random.pick(locks)
-    const length = random.is(0.03) ? random.int(500, 2 * lockTtl) : random.int(0, 40)
-    return told(
-      "withLock",
-      lock.withLock(key, { ttl: lockTtl, label: name })((handle) =>
-        Effect.suspend(() => {
-          const held: Hold = { lock: key, who: name, token: handle.fencingToken, start: now(), end: Number.NaN }
-          log.hold(held)
-          const fenced = Effect.gen(function*() {
-            const id = nextId()
-            const exit = yield* told(
-              "fenced",
-              handle.fenced({ success: [Operation.put(`/fence/${key}`, `${held.token} ${id}`)] })
+  const hold = (key: string, shortest: number, longest: number) =>
+    Effect.suspend(() => {
+      const length = random.int(shortest, longest)
+      return told(
+        "withLock",
+        lock.withLock(key, { ttl: lockTtl, label: name })((handle) =>
+          Effect.suspend(() => {
+            const held: Hold = { lock: key, who: name, token: handle.fencingToken, start: now(), end: Number.NaN }
+            log.hold(held)
+            const fenced = Effect.gen(function*() {
+              const id = nextId()
+              const exit = yield* told(
+                "fenced",
+                handle.fenced({ success: [Operation.put(`/fence/${key}`, `${held.token} ${id}`)] })
+              )
+              log.fenced({ lock: key, token: held.token, id, outcome: outcomeOf(exit) })
+            })
+            return (random.is(0.5) ? fenced : Effect.void).pipe(
+              Effect.andThen(Effect.raceFirst(Effect.sleep(length), Deferred.await(ending))),
+              Effect.andThen(random.is(0.3) ? fenced : Effect.void),
+              Effect.ensuring(Effect.sync(() => {
+                held.end = now()
+              }))
             )
-            log.fenced({ lock: key, token: held.token, id, outcome: outcomeOf(exit) })
           })
-          return (random.is(0.5) ? fenced : Effect.void).pipe(
-            Effect.andThen(Effect.sleep(length)),
-            Effect.andThen(random.is(0.3) ? fenced : Effect.void),
-            Effect.ensuring(Effect.sync(() => {
-              held.end = now()
-            }))
-          )
-        })
+        )
       )
-    )
-  })
+    })
 
   // Known to the end of the load, and gone with it.
   const registered = yield* Scope.fork(yield* Effect.scope)
@@ -186,7 +189,18 @@ export const startLoad = Effect.fnUntraced(function*(behind: Behind, random: Cha
   )
 
   const fibers = yield* Effect.forEach(
-    [set(0), set(1), compareAndSet, compareAndSet, count, hold, hold, hold, update, churn],
+    [
+      set(0),
+      set(1),
+      compareAndSet,
+      compareAndSet,
+      count,
+      hold("l/0", 0, 40),
+      hold("l/1", 0, 40),
+      hold(longLock, 2 * lockTtl, 5 * lockTtl),
+      update,
+      churn
+    ],
     (step) => Effect.forkScoped(loop(step))
   )
   return {
@@ -194,7 +208,7 @@ export const startLoad = Effect.fnUntraced(function*(behind: Behind, random: Cha
     /** No more is begun; what was begun is answered. */
     stop: Effect.suspend(() => {
       stopped = true
-      return Effect.forEach(fibers, Fiber.join, { discard: true })
+      return Effect.andThen(Deferred.succeed(ending, undefined), Effect.forEach(fibers, Fiber.join, { discard: true }))
     }),
     unregister: Scope.close(registered, Exit.void)
   }

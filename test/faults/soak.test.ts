@@ -66,7 +66,11 @@ const soak = Effect.gen(function*() {
   const loads = yield* Effect.forEach(bench.clients, (behind) => startLoad(behind, random, log, 20))
   const { revision } = yield* direct.etcd.range({ key: "/" })
   let compactable = revision
-  const faults = yield* makeFaults(bench, random, { compactable: () => compactable, longest: 5000 })
+  const faults = yield* makeFaults(bench, random, {
+    compactable: () => compactable,
+    longest: 5000,
+    victim: () => undefined
+  })
 
   const looks: Array<Look> = []
   const start = performance.now()
