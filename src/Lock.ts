@@ -21,7 +21,7 @@ import { Compare, Etcd, Operation } from "./Etcd.ts"
 import type { KeyValue, TxnRequest, TxnResult } from "./Etcd.ts"
 import { EtcdError, InvalidArgument } from "./EtcdError.ts"
 import { entries, EntryLost, takeIfFree, waitInLine } from "./internal/lock/entry.ts"
-import { makeLocalQueue } from "./internal/lock/LocalQueue.ts"
+import { makeLocalQueue, type Turn } from "./internal/lock/LocalQueue.ts"
 import { writesBelow } from "./internal/lock/writes.ts"
 import { makeSessionPool } from "./internal/session/SessionPool.ts"
 import type { Slot, SlotLoss } from "./internal/session/Slots.ts"
@@ -260,16 +260,28 @@ const make = Effect.fnUntraced(function*(
           })
         }
         yield* assertHeld
-        const result = yield* etcd.txn({
-          compare: [Compare.createRevision(slot.key, "=", fencingToken)],
-          success: [Operation.txn(txn)]
-        })
-        const nested = result.responses[0]
-        if (!result.succeeded || nested?._tag !== "Txn") {
+        const held = Compare.createRevision(slot.key, "=", fencingToken)
+        const own = Operation.range({ key: slot.key, keysOnly: true })
+        // Nested only where it must be: of a nested transaction etcd before 3.4.42 and 3.5.28 checks no role.
+        const nest = txn.failure !== undefined && txn.failure.length > 0
+        const result = yield* etcd.txn(
+          nest
+            ? { compare: [held], success: [Operation.txn(txn)], failure: [own] }
+            : { compare: [held, ...txn.compare ?? []], success: txn.success, failure: [own] }
+        )
+        const { responses, revision, succeeded } = result
+        const [first] = responses
+        if (!succeeded) {
+          // With the key still there, it was a compare of the user's that failed.
+          if (first?._tag === "Range" && first.kvs[0]?.createRevision === fencingToken) {
+            return { revision, succeeded, responses: [] }
+          }
           slot.lose("Deleted")
           return yield* lossOf(slot.lossUnsafe() ?? "Deleted")
         }
-        return { revision: result.revision, succeeded: nested.succeeded, responses: nested.responses }
+        return first?._tag === "Txn" && nest
+          ? { revision, succeeded: first.succeeded, responses: first.responses }
+          : result
       }, Telemetry.measured("Lock.fenced"))
     }
     return {
@@ -284,7 +296,7 @@ const make = Effect.fnUntraced(function*(
   const take = <E extends LockHeld | EtcdError>(
     key: string,
     options: LockOptions | undefined,
-    turn: (path: string) => Effect.Effect<void, E, Scope.Scope>,
+    queueUp: (path: string) => Effect.Effect<Turn, E, Scope.Scope>,
     enter: (path: string, slot: Slot, label: string) => Effect.Effect<bigint | EntryLost, E, Scope.Scope>
   ): Effect.Effect<LockHandle, E | InvalidKey | InvalidOption | EtcdError, Scope.Scope> =>
     Effect.uninterruptibleMask(Effect.fnUntraced(function*(
@@ -308,7 +320,7 @@ const make = Effect.fnUntraced(function*(
         E | EtcdError,
         Scope.Scope
       > {
-        yield* turn(path)
+        const turn = yield* queueUp(path)
         while (true) {
           const entryScope = yield* Scope.fork(resources)
           const slot = yield* pool.slot({ ttl, name: path, key: (lease) => `${path}${lease.toString(16)}` }).pipe(
@@ -316,7 +328,11 @@ const make = Effect.fnUntraced(function*(
           )
           const token = yield* Scope.provide(enter(path, slot, options?.label ?? ""), entryScope)
           // Enter only if the deadline has not passed, whatever the answer was.
-          if (token !== EntryLost && (yield* slot.loss) === undefined) return { slot, token }
+          if (token !== EntryLost && (yield* slot.loss) === undefined) {
+            // Whoever lost it can take it again, and so can others here, though its handle's scope is open.
+            slot.onLoss(turn)
+            return { slot, token }
+          }
           yield* Effect.logDebug("the entry was lost while it waited: queueing again")
           yield* Scope.close(entryScope, Exit.void)
         }
@@ -365,7 +381,10 @@ const make = Effect.fnUntraced(function*(
       (path) =>
         Effect.flatMap(
           queue.tryTurn(path),
-          (taken) => taken ? Effect.void : Effect.flatMap(entries(etcd, path), (found) => held(found.entries[0]))
+          (turn) =>
+            turn === undefined
+              ? Effect.flatMap(entries(etcd, path), (found) => held(found.entries[0]))
+              : Effect.succeed(turn)
         ),
       (path, slot, label) =>
         Effect.flatMap(

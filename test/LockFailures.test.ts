@@ -14,7 +14,7 @@ import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import { setFlagsFromString } from "node:v8"
 import { runInNewContext } from "node:vm"
-import { Etcd, Operation } from "../src/Etcd.ts"
+import { Compare, Etcd, Operation } from "../src/Etcd.ts"
 import { EtcdError, PermissionDenied } from "../src/EtcdError.ts"
 import { makeSessionPool } from "../src/internal/session/SessionPool.ts"
 import { Lock, LockLost } from "../src/Lock.ts"
@@ -378,5 +378,50 @@ describe("Lock, when something fails beside it", () => {
       assert.strictEqual((yield* Effect.flip(handle.assertHeld)).why, "Deleted")
       yield* TestClock.adjust("10 seconds")
       assert.deepStrictEqual(yield* lock.waiters("job"), [])
+    }))
+
+  it.effect("whoever has lost a lock can take it again while the lost handle's scope is open", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { lock } = yield* world.client
+      const first = yield* lock.acquire("job")
+      yield* world.operator.txn({ success: [Operation.delete({ prefix: "/locks/job/" })] })
+      yield* TestClock.adjust("10 seconds")
+      assert.strictEqual((yield* Effect.flip(first.assertHeld)).why, "Deleted")
+      yield* (yield* within("1 second", lock.acquire("job"))).assertHeld
+    }))
+
+  it.effect("a fenced write to a lock's key is refused however its bytes are spelt", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { etcd } = yield* world.client
+      const context = yield* Layer.build(Lock.layer({ prefix: "/é" }).pipe(Layer.provide(Layer.succeed(Etcd, etcd))))
+      const handle = yield* (yield* Effect.provideContext(Lock, context)).acquire("job")
+      // U+DCC3 U+DCA9 are the bytes of é.
+      const error = yield* Effect.flip(handle.fenced({ success: [Operation.put("/\udcc3\udca9/job/x", "")] }))
+      assert.strictEqual(error._tag === "EtcdError" && error.reason._tag, "InvalidArgument")
+    }))
+
+  it.effect("a fenced transaction tells a compare of its own that failed from a loss, with and without a failure branch", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { lock } = yield* world.client
+      const handle = yield* lock.acquire("job")
+      const absent = Compare.createRevision("ledger", "=", 0n)
+      assert.isTrue((yield* handle.fenced({ compare: [absent], success: [Operation.put("ledger", "1")] })).succeeded)
+      for (const failure of [undefined, [], [Operation.range("ledger")]]) {
+        const refused = yield* handle.fenced({ compare: [absent], success: [Operation.put("ledger", "2")], failure })
+        assert.isFalse(refused.succeeded)
+        assert.strictEqual(refused.responses.length, failure?.length ?? 0)
+      }
+      yield* world.operator.txn({ success: [Operation.delete({ prefix: "/locks/job/" })] })
+      for (const failure of [undefined, [Operation.range("ledger")]]) {
+        const lost = yield* Effect.flip(
+          handle.fenced({ compare: [absent], success: [Operation.put("ledger", "3")], failure })
+        )
+        assert.strictEqual(lost._tag, "LockLost")
+      }
+      const [ledger] = (yield* world.operator.range({ key: "ledger" })).kvs
+      assert.strictEqual(ledger?.version, 1n)
     }))
 })

@@ -138,7 +138,7 @@ export const pause = (failures: number): Effect.Effect<void> =>
   failures === 0
     ? Effect.void
     : Effect.flatMap(Random.next, (random) =>
-      Effect.sleep(Math.min(100 * 2 ** (failures - 1), 5000) * (0.5 + random / 2)))
+      Effect.sleep(Math.min(100 * 2 ** (failures - 1), 2000) * (0.5 + random / 2)))
 
 const logResync = (range: KeyRange, error: EtcdError) =>
   Effect.logWarning("watch interrupted: listing again").pipe(

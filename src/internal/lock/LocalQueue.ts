@@ -6,11 +6,19 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 
+/** Gives the turn to the next in line; again it does nothing. */
+export type Turn = () => void
+
 export interface LocalQueue {
-  /** Waits for the turn, and has it until the scope closes. */
-  readonly turn: (name: string) => Effect.Effect<void, never, Scope.Scope>
-  /** Has the turn until the scope closes, if nobody has it. */
-  readonly tryTurn: (name: string) => Effect.Effect<boolean, never, Scope.Scope>
+  /** Waits for the turn, and has it until the scope closes or the turn is given up. */
+  readonly turn: (name: string) => Effect.Effect<Turn, never, Scope.Scope>
+  /** The turn, if nobody has it. */
+  readonly tryTurn: (name: string) => Effect.Effect<Turn | undefined, never, Scope.Scope>
+}
+
+interface Ticket {
+  readonly called: Effect.Effect<void>
+  readonly giveUp: Turn
 }
 
 export const makeLocalQueue = (): LocalQueue => {
@@ -26,7 +34,7 @@ export const makeLocalQueue = (): LocalQueue => {
     else Deferred.doneUnsafe(next, Effect.void)
   }
 
-  const enter = (name: string): Effect.Effect<Deferred.Deferred<void>, never, Scope.Scope> =>
+  const enter = (name: string): Effect.Effect<Ticket, never, Scope.Scope> =>
     Effect.suspend(() => {
       const ticket = Deferred.makeUnsafe<void>()
       const queue = queues.get(name) ?? new Set()
@@ -35,15 +43,18 @@ export const makeLocalQueue = (): LocalQueue => {
         Deferred.doneUnsafe(ticket, Effect.void)
       }
       queue.add(ticket)
-      return Effect.as(Effect.addFinalizer(() => Effect.sync(() => leave(name, ticket))), ticket)
+      const giveUp = () => leave(name, ticket)
+      return Effect.as(Effect.addFinalizer(() => Effect.sync(giveUp)), { called: Deferred.await(ticket), giveUp })
     })
 
   return {
     turn: (name) =>
-      Effect.uninterruptibleMask((restore) => Effect.flatMap(enter(name), (ticket) => restore(Deferred.await(ticket)))),
+      Effect.uninterruptibleMask((restore) =>
+        Effect.flatMap(enter(name), ({ called, giveUp }) => Effect.as(restore(called), giveUp))
+      ),
     tryTurn: (name) =>
       Effect.uninterruptible(
-        Effect.suspend(() => queues.has(name) ? Effect.succeed(false) : Effect.as(enter(name), true))
+        Effect.suspend(() => queues.has(name) ? Effect.undefined : Effect.map(enter(name), ({ giveUp }) => giveUp))
       )
   }
 }

@@ -2,25 +2,30 @@
  * Whether a transaction writes keys below a prefix, in any of its branches.
  */
 import type { KeyRange, Operation, TxnRequest } from "../../Etcd.ts"
-import { encodeKey, prefixEnd } from "../keys.ts"
+import { compareBytes, encodeKey, encodeRange, prefixEnd } from "../keys.ts"
 
-const overlaps = (prefix: string, range: KeyRange): boolean => {
-  if ("key" in range) return range.key.startsWith(prefix)
-  if ("prefix" in range) return range.prefix.startsWith(prefix) || prefix.startsWith(range.prefix)
-  const start = encodeKey(prefix)
-  return Buffer.compare(encodeKey(range.to), start) > 0 && Buffer.compare(encodeKey(range.from), prefixEnd(start)) < 0
+/** By bytes, as etcd sees them: one text can stand for the bytes of another. */
+const overlaps = (start: Uint8Array, end: Uint8Array, range: KeyRange): boolean => {
+  const { key, rangeEnd } = encodeRange(range)
+  const endless = rangeEnd?.length === 1 && rangeEnd[0] === 0
+  const before = compareBytes(key, end) < 0
+  if (rangeEnd === undefined) return before && compareBytes(key, start) >= 0
+  return before && (endless || compareBytes(rangeEnd, start) > 0)
 }
 
-export const writesBelow = (prefix: string, txn: TxnRequest): boolean =>
-  [...txn.success ?? [], ...txn.failure ?? []].some((operation: Operation) => {
+export const writesBelow = (prefix: string, txn: TxnRequest): boolean => {
+  const start = encodeKey(prefix)
+  const end = prefixEnd(start)
+  const writes = (operation: Operation): boolean => {
     switch (operation._tag) {
       case "Put":
-        return operation.key.startsWith(prefix)
       case "Delete":
-        return overlaps(prefix, operation)
+        return overlaps(start, end, operation)
       case "Txn":
-        return writesBelow(prefix, operation)
+        return [...operation.success ?? [], ...operation.failure ?? []].some(writes)
       case "Range":
         return false
     }
-  })
+  }
+  return [...txn.success ?? [], ...txn.failure ?? []].some(writes)
+}

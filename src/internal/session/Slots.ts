@@ -21,6 +21,8 @@ export interface Slot {
   readonly session: LeaseSession
   /** Completes with the reason when the key can no longer be relied on. */
   readonly lost: Effect.Effect<SlotLoss>
+  /** Runs at the moment of the loss, before anybody who waits for it. */
+  readonly onLoss: (run: () => void) => void
   /** Why it is lost, judged now by the clock. */
   readonly lossUnsafe: () => SlotLoss | undefined
   /** As `lossUnsafe`, after a beat where the machine seems to have been suspended. */
@@ -77,6 +79,7 @@ export const makeSlots = (
   const open: Slots["open"] = (session, key, onGone) => {
     const signal = Deferred.makeUnsafe<SlotLoss>()
     let loss: SlotLoss | undefined
+    let atLoss = () => {}
 
     const leave = () => {
       if (entries.get(key) !== entry) return
@@ -104,6 +107,10 @@ export const makeSlots = (
       key,
       session,
       lost: Deferred.await(signal),
+      onLoss: (run) => {
+        atLoss = run
+        if (loss !== undefined) run()
+      },
       lossUnsafe,
       loss: Effect.map(Effect.exit(session.check), lossUnsafe),
       present: (createRevision) => {
@@ -113,6 +120,7 @@ export const makeSlots = (
         if (loss !== undefined) return
         loss = why
         leave()
+        atLoss()
         Deferred.doneUnsafe(signal, Exit.succeed(why))
       },
       release: Effect.suspend(() => {
