@@ -178,7 +178,6 @@ const scenario = Effect.fnUntraced(function*(
   if (bump) assert.isTrue(turn.fencingToken > newLock.fencingToken, "tokens still grow")
   assert.strictEqual((yield* early.etcd.range({ key: "/fenced" })).count, 0)
   yield* turn.unlock
-  yield* newLock.unlock
   yield* Effect.scoped(late.lock.acquire("new", { ttl })).pipe(Effect.timeout("10 seconds"))
 
   const what = `older snapshot restored${bump ? ", with --bump-revision" : ""} (${store.endpoints.length} node(s))`
