@@ -78,7 +78,10 @@ describe("a layer that cannot connect", () => {
     Effect.gen(function*() {
       const error = yield* Effect.flip(connect({ endpoints: "127.0.0.1:1", ...once }))
       assert.strictEqual(error._tag, "EtcdError")
-      assert.match(error.message, /^connect: etcd is unavailable: no connection to 127\.0\.0\.1:1: .*ECONNREFUSED.*endpoints/)
+      assert.match(
+        error.message,
+        /^connect: etcd is unavailable: no connection to 127\.0\.0\.1:1: .*ECONNREFUSED.*endpoints/
+      )
     }))
 
   it.live("names an unknown host", () =>
