@@ -1,5 +1,6 @@
 /** What the tests of faults share: clients of all services, the monotonic clock of the machine, and what etcd itself saw. */
 import * as Context from "effect/Context"
+import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
@@ -40,21 +41,23 @@ export const connectThroughProxy = Effect.fnUntraced(function*(
   return { ...client, proxy }
 })
 
+export class TooLate extends Data.TaggedError("TooLate")<{ readonly message: string }> {}
+
 /** Asks until it holds; fails, with the words, when that takes too long. Answers how long it took. */
 export const until = <E, R>(
   what: string,
   holds: Effect.Effect<boolean, E, R>,
   bound: number,
   interval = 10
-): Effect.Effect<number, Error, R> =>
+): Effect.Effect<number, TooLate, R> =>
   Effect.suspend(() => {
     const start = now()
     return Effect.suspend(() => holds).pipe(
-      Effect.catch(() => Effect.succeed(false)),
+      Effect.orElseSucceed(() => false),
       Effect.filterOrFail((is) => is, () => "not yet"),
       Effect.retry(Schedule.spaced(interval)),
       Effect.timeout(bound),
-      Effect.mapError(() => new Error(`not within ${ms(bound)}: ${what}`)),
+      Effect.mapError(() => new TooLate({ message: `not within ${ms(bound)}: ${what}` })),
       Effect.map(() => now() - start)
     )
   })

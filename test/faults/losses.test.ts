@@ -40,7 +40,7 @@ const enterNext = Effect.fnUntraced(function*(lock: Locks, key: string) {
     lock.withLock(key, { ttl: "60 seconds" })((handle) => Effect.succeed({ at: now(), token: handle.fencingToken }))
   )
   yield* until(`somebody waits for ${key}`, Effect.map(lock.waiters(key), ({ length }) => length === 2), 10_000)
-  return Fiber.join(entered)
+  return { entered: Fiber.join(entered) }
 })
 
 interface Way {
@@ -104,7 +104,7 @@ for (const version of versions) {
           const other = yield* connect({ endpoints: server.endpoint })
           const deleted = yield* deletions(server.endpoint, "/locks/clocks/")
           const holder = yield* hold(lock, "clocks")
-          const next = yield* enterNext(other.lock, "clocks")
+          const { entered: next } = yield* enterNext(other.lock, "clocks")
           yield* lose(server, proxy)
           if (pause !== undefined) {
             yield* Effect.sleep(pause)
@@ -126,7 +126,7 @@ for (const version of versions) {
         const { lock } = yield* connect({ endpoints: server.endpoint, timeout: "2 seconds" })
         const other = yield* connect({ endpoints: server.endpoint })
         const holder = yield* hold(lock, "clocks", 8)
-        const next = yield* Effect.forkChild(yield* enterNext(other.lock, "clocks"))
+        const next = yield* Effect.forkChild((yield* enterNext(other.lock, "clocks")).entered)
         const down = now()
         yield* server.kill
         yield* Effect.sleep("1 second")
@@ -155,7 +155,7 @@ for (const version of versions) {
           const holder = yield* holderProcess(server, "blocked", "block")
           yield* said(holder, "blocked")
           const [entry] = yield* other.lock.waiters("blocked")
-          const entered = yield* Effect.timeout(yield* enterNext(other.lock, "blocked"), "30 seconds")
+          const entered = yield* Effect.timeout((yield* enterNext(other.lock, "blocked")).entered, "30 seconds")
           const given = yield* deleted.of(entry?.entryKey ?? "")
           const known = yield* said(holder, "known")
           expiry("event loop blocked for twice the TTL", Number(known["at"]), given.at, entered.at)
@@ -176,7 +176,7 @@ for (const version of versions) {
           const holder = yield* holderProcess(server, "stopped", "spin")
           yield* said(holder, "spinning")
           yield* holder.kill("SIGSTOP")
-          const entered = yield* Effect.timeout(yield* enterNext(other.lock, "stopped"), "30 seconds")
+          const entered = yield* Effect.timeout((yield* enterNext(other.lock, "stopped")).entered, "30 seconds")
           yield* holder.kill("SIGCONT")
           const asked = yield* said(holder, "asked")
           record({
@@ -205,7 +205,7 @@ for (const version of versions) {
           const holder = yield* holderProcess(server, key, "steps")
           yield* said(holder, "held")
           const [entry] = yield* other.lock.waiters(key)
-          const next = yield* enterNext(other.lock, key)
+          const { entered: next } = yield* enterNext(other.lock, key)
           // In the middle of whatever it does.
           yield* Effect.sleep(20 + round * 7)
           yield* holder.kill("SIGSTOP")
@@ -274,7 +274,7 @@ for (const version of versions) {
             let writer: Effect.Effect<unknown, unknown> = Effect.void
             {
               const holder = yield* hold(busy.lock, "busy", seconds)
-              const next = yield* enterNext(other.lock, "busy")
+              const { entered: next } = yield* enterNext(other.lock, "busy")
               writer = Fiber.join(
                 yield* holder.handle.fenced({ success: [Operation.put("/fenced", "1")] }).pipe(
                   Effect.tap((answer) => Effect.sync(() => committed.push(answer.revision))),

@@ -207,7 +207,7 @@ describe("TLS", () => {
       yield* Effect.gen(function*() {
         const lock = yield* Lock
         yield* lock.withLock("tls")(Effect.void)
-      }).pipe(Effect.provide(Layer.fresh(EtcdLive)), Effect.provide(ConfigProvider.layer(provider)))
+      }).pipe(Effect.provide(Layer.fresh(EtcdLive).pipe(Layer.provide(ConfigProvider.layer(provider)))))
     }))
 
   it.live("half configured is refused before anything is sent, and names what is missing", () =>
