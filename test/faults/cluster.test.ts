@@ -101,13 +101,18 @@ const makeLoad = Effect.fnUntraced(function*(client: Client, watchers = 6, secon
       const last = yield* judge.etcd.txn({ success: [Operation.put(`${prefix}end`, "end")] }).pipe(
         Effect.retry({ times: 5 })
       )
-      const truth: Array<string> = []
+      // An ambiguous write may come true even later than this.
+      const upToEnd = (events: ReadonlyArray<string>) => events.slice(0, events.indexOf(`end@${last.revision}`) + 1)
+      const history: Array<string> = []
       const judging = yield* Effect.forkChild(
-        collect(judge, revision, (value, revision) => void truth.push(`${value}@${revision}`))
+        collect(judge, revision, (value, revision) => void history.push(`${value}@${revision}`))
       )
-      const reached = (events: ReadonlyArray<string>) => events.at(-1) === `end@${last.revision}`
-      yield* until("the history is read", Effect.sync(() => reached(truth)), 30_000)
+      yield* Effect.raceFirst(
+        until("the history is read", Effect.sync(() => upToEnd(history).length > 0), 30_000),
+        Effect.andThen(Fiber.join(judging), Effect.never)
+      )
       yield* Fiber.interrupt(judging)
+      const truth = upToEnd(history)
       const applied = new Map<string, number>()
       for (const event of truth) {
         const value = event.slice(0, event.indexOf("@"))
@@ -129,8 +134,8 @@ const makeLoad = Effect.fnUntraced(function*(client: Client, watchers = 6, secon
       )
       for (const events of seen) {
         const texts = () => events.map(({ revision, value }) => `${value}@${revision}`)
-        yield* until("a watcher has seen the end", Effect.sync(() => reached(texts())), 30_000)
-        assert.deepStrictEqual(texts(), truth)
+        yield* until("a watcher has seen the end", Effect.sync(() => upToEnd(texts()).length > 0), 30_000)
+        assert.deepStrictEqual(upToEnd(texts()), truth)
       }
       yield* Fiber.interruptAll(watching)
       yield* held.assertHeld
@@ -243,16 +248,18 @@ for (const version of versions) {
             const writing = slowest(load.writes.filter(isAcknowledged), at)
             const uncertain = slowest(load.writes.filter((write) => !isAcknowledged(write)), at)
             const watching = Math.max(...lags)
-            const worst = Math.max(reading, writing, uncertain, watching)
+            const worst = Math.max(reading, writing, watching)
             record({
               what: `one of three frozen, a ${role}: pauses`,
-              bar: "at most 3.5 s for calls and watches; a 10 s lease is held",
-              measured: `reads ${ms(reading)}, writes ${ms(writing)}, writes without an answer ${ms(uncertain)}, ` +
-                `watches ${ms(watching)}; ${accounts}; lease held`,
-              ok: worst <= 3500,
+              bar:
+                "at most 3.5 s for calls and watches, the request timeout (5 s) for writes in flight; a 10 s lease is held",
+              measured: `reads ${ms(reading)}, writes ${ms(writing)}, watches ${ms(watching)}, ` +
+                `writes that were in flight ${ms(uncertain)}; ${accounts}; lease held`,
+              ok: worst <= 3500 && uncertain <= 5200,
               version
             })
             assert.isBelow(worst, 10_500)
+            assert.isBelow(uncertain, 15_000)
           }).pipe(quiet),
         120_000
       )
