@@ -134,11 +134,11 @@ export const follow = (etcd: Etcd["Service"], range: KeyRange, start: Snapshot):
   })
 
 /** Before the n-th try after a failure (0: at once): all clients of a restored etcd would come back at once without the jitter. */
-export const pause = (failures: number): Effect.Effect<void> =>
+export const pause = (failures: number, longest = 5000): Effect.Effect<void> =>
   failures === 0
     ? Effect.void
     : Effect.flatMap(Random.next, (random) =>
-      Effect.sleep(Math.min(100 * 2 ** (failures - 1), 2000) * (0.5 + random / 2)))
+      Effect.sleep(Math.min(100 * 2 ** (failures - 1), longest) * (0.5 + random / 2)))
 
 const logResync = (range: KeyRange, error: EtcdError) =>
   Effect.logWarning("watch interrupted: listing again").pipe(

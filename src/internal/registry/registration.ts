@@ -70,6 +70,9 @@ type Verdict = "Ours" | "Foreign" | { readonly replaces: Seen | undefined }
 
 const backoff = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("1 second")]).pipe(Schedule.jittered)
 
+/** In milliseconds. An instance is back within this of the end of an outage. */
+const longestPause = 2000
+
 /** How long a denied watch of the own key waits until it is tried again. */
 const watchAgain = "30 seconds"
 
@@ -242,7 +245,7 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
             sent ||= error.reason._tag === "Ambiguous"
             return error.reason._tag === "LeaseNotFound" || (sent && isTransient(error))
           },
-          () => Effect.as(Effect.suspend(() => pause(++failures)), { replaces })
+          () => Effect.as(Effect.suspend(() => pause(++failures, longestPause)), { replaces })
         )
       )
     }
@@ -281,7 +284,7 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
           desired = seen.wish
           return answer(Exit.fail(error))
         }),
-        Effect.tapError(() => Effect.suspend(() => pause(++failures))),
+        Effect.tapError(() => Effect.suspend(() => pause(++failures, longestPause))),
         Effect.retry({ while: (error) => error.reason._tag !== "Closed" })
       )
       if (failures > 0 && statusUnsafe() === "Registered") yield* Effect.logInfo("registered again")
