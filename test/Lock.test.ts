@@ -1,5 +1,4 @@
 import { assert, describe, it } from "@effect/vitest"
-import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
@@ -15,13 +14,8 @@ import { Compare, Operation } from "../src/Etcd.ts"
 import { type Lock, type LockHandle, LockHeld, LockLost } from "../src/Lock.ts"
 import { interruptAtEveryStep } from "./utils/interruptAtEveryStep.ts"
 import { skewedClock } from "./utils/skewedClock.ts"
+import { failure, settle } from "./utils/virtual.ts"
 import { makeWorld } from "./utils/world.ts"
-
-/** Gives every fiber that can run its turn, without moving time. */
-const settle = TestClock.adjust(0)
-
-const failure = <A, E>(exit: Exit.Exit<A, E>): E | undefined =>
-  Exit.isFailure(exit) ? Option.getOrUndefined(Cause.findErrorOption(exit.cause)) : undefined
 
 /** Holds a lock until told to let go. */
 const hold = Effect.fnUntraced(

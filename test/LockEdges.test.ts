@@ -1,12 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
-import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
 import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
@@ -14,22 +12,8 @@ import { Etcd, Operation } from "../src/Etcd.ts"
 import { Lock, type LockLost } from "../src/Lock.ts"
 import { interruptAtEveryStep } from "./utils/interruptAtEveryStep.ts"
 import { skewedClock } from "./utils/skewedClock.ts"
+import { failure, settle, within } from "./utils/virtual.ts"
 import { makeWorld } from "./utils/world.ts"
-
-/** Gives every fiber that can run its turn, without moving time. */
-const settle = TestClock.adjust(0)
-
-const failure = <A, E>(exit: Exit.Exit<A, E>): E | undefined =>
-  Exit.isFailure(exit) ? Option.getOrUndefined(Cause.findErrorOption(exit.cause)) : undefined
-
-/** Fails, instead of hanging, when an effect does not end within a virtual time. */
-const within = Effect.fnUntraced(function*<A, E, R>(time: Duration.Input, effect: Effect.Effect<A, E, R>) {
-  const fiber = yield* Effect.forkChild(effect)
-  yield* TestClock.adjust(time)
-  const exit = fiber.pollUnsafe()
-  if (exit === undefined) return yield* Effect.die(new Error(`it did not end within ${String(time)}`))
-  return yield* exit
-})
 
 describe("Lock at its edges", () => {
   it.effect("a layer that closes before its handles, its waiters and its releases: all of them end", () =>

@@ -1,5 +1,4 @@
 import { assert, describe, it } from "@effect/vitest"
-import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -19,25 +18,11 @@ import { EtcdError, PermissionDenied } from "../src/EtcdError.ts"
 import { makeSessionPool } from "../src/internal/session/SessionPool.ts"
 import { Lock, LockLost } from "../src/Lock.ts"
 import { skewedClock } from "./utils/skewedClock.ts"
+import { failure, settle, within } from "./utils/virtual.ts"
 import { makeWorld } from "./utils/world.ts"
-
-/** Gives every fiber that can run its turn, without moving time. */
-const settle = TestClock.adjust(0)
-
-const failure = <A, E>(exit: Exit.Exit<A, E>): E | undefined =>
-  Exit.isFailure(exit) ? Option.getOrUndefined(Cause.findErrorOption(exit.cause)) : undefined
 
 /** Gives many turns to fibers that yield often. */
 const turns = Effect.promise(() => new Promise((resume) => setTimeout(resume, 5)))
-
-/** Fails, instead of hanging, when an effect does not end within a virtual time. */
-const within = Effect.fnUntraced(function*<A, E, R>(time: Duration.Input, effect: Effect.Effect<A, E, R>) {
-  const fiber = yield* Effect.forkChild(effect)
-  yield* TestClock.adjust(time)
-  const exit = fiber.pollUnsafe()
-  if (exit === undefined) return yield* Effect.die(new Error(`it did not end within ${String(time)}`))
-  return yield* exit
-})
 
 describe("Lock, when something fails beside it", () => {
   it.effect("an acquire whose scope closes while it waits leaves no entry, and the lock free", () =>
