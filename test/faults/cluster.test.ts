@@ -79,7 +79,7 @@ const makeLoad = Effect.fnUntraced(function*(client: Client, watchers = 6, secon
           mine.outcome = Exit.isSuccess(exit) ? "Acknowledged" : reason?._tag ?? "Died"
           mine.detail = reason?.message ?? ""
         }))
-    }).pipe(Effect.ignore, Effect.forkScoped)
+    }).pipe(Effect.ignore, Effect.forkScoped({ startImmediately: true }))
   const pace = yield* Effect.forkScoped(
     Effect.gen(function*() {
       yield* call(writes, (n) => client.etcd.txn({ success: [Operation.put(`${prefix}${n % 16}`, String(n))] }))
