@@ -15,11 +15,8 @@ import {
   type ServiceError,
   status as Code
 } from "@grpc/grpc-js"
-import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
-import * as Option from "effect/Option"
 import type * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
 import * as Etcd3 from "etcd3"
@@ -94,7 +91,7 @@ export interface Connection {
     token: Token,
     start: (stubs: Stubs, metadata: Metadata) => ClientDuplexStream<Request, Response>
   ) => Effect.Effect<Duplex<Request, Response>, Status, Scope.Scope>
-  /** Somebody does not answer: new calls take a new connection, if there is one to be had. */
+  /** Nobody answers. A connection that is still being made, to a peer that accepted it and then said nothing, is given up. */
   readonly suspect: Effect.Effect<void>
   readonly error: (operation: string, status: Status, leaseId?: bigint) => EtcdError
   /** Ends every call and stream; whatever fails from then on fails with `Closed`. Happens with the scope, at the latest. */
@@ -190,116 +187,34 @@ const statusOf = (error: ServiceError | null): Status =>
     ? { code: Code.INTERNAL, details: "an answer without a message" }
     : { code: error.code, details: error.details }
 
-/** A call without an answer for so long, or two fifths of its time, makes one look whether a new connection does better. */
-const unanswered = Duration.seconds(1.5)
-
-/** How long a new channel may take to reach a member. */
-const renewalPatience = "1 second"
-
-/** A cluster that is slow as a whole is not bothered more often than this. */
-const renewalPause = 5_000_000_000n
-
-interface Dialled {
-  readonly channel: Channel
-  readonly close: () => void
-  readonly stubs: Stubs
-  /** Calls and streams. */
-  users: number
-}
-
-const untilReady = (channel: Channel): Effect.Effect<void> =>
-  Effect.callback((resume) => {
-    let interrupted = false
-    const look = () => {
-      if (interrupted) return
-      const state = channel.getConnectivityState(true)
-      if (state === connectivityState.READY) resume(Effect.void)
-      else channel.watchConnectivityState(state, Infinity, look)
-    }
-    look()
-    return Effect.sync(() => {
-      interrupted = true
-    })
-  })
-
 export const makeConnection = Effect.fnUntraced(function*(
   settings: ConnectionSettings
 ): Effect.fn.Return<Connection, never, Scope.Scope> {
   const timeout = Duration.toMillis(settings.timeout)
-  const unansweredFor = Duration.toNanosUnsafe(Duration.min(unanswered, Duration.times(settings.timeout, 0.4)))
-  const clock = yield* Clock.Clock
-  const scope = yield* Effect.scope
   const inFlight = new Set<{ readonly cancel: () => void }>()
-  /** When calls that wait for their answer were sent, the oldest first. */
-  const waiting = new Map<object, bigint>()
-  /** Channels that take no new calls and close with their last one. */
-  const draining = new Set<Dialled>()
   let closed = false
 
   const dial = Effect.suspend(() => {
     const { channel, close } = makeChannel(settings)
-    return Effect.map(makeStubs(channel), (stubs): Dialled => ({ channel, close, stubs, users: 0 }))
+    return Effect.map(makeStubs(channel), (stubs) => ({ channel, close, stubs }))
   })
   const close = Effect.sync(() => {
     closed = true
     for (const call of inFlight) call.cancel()
-    for (const dialled of draining) dialled.close()
-    draining.clear()
     current.close()
   })
   let current = yield* Effect.acquireRelease(dial, () => close)
 
-  const leave = (dialled: Dialled) => {
-    dialled.users--
-    if (dialled.users > 0 || !draining.delete(dialled)) return
-    dialled.close()
-  }
-  const replace = (old: Dialled, next: Dialled, drains = old.users > 0) => {
-    if (closed || current !== old) return next.close()
-    current = next
-    if (drains) draining.add(old)
-    else old.close()
-  }
-
-  let renewing = false
-  let renewed = clock.monotonicTimeNanosUnsafe()
-
-  // A frozen member takes a connection and says nothing on it: a new channel uses those alone that greet it. Members that are only
-  // slow lose nothing, as the calls on the old channel go on.
-  const renew = Effect.suspend(() => {
-    const old = current
-    return Effect.acquireUseRelease(
-      dial,
-      ({ channel }) => Effect.timeoutOption(untilReady(channel), renewalPatience),
-      (next, ready) =>
-        Effect.sync(() => {
-          if (Exit.isSuccess(ready) && Option.isSome(ready.value)) replace(old, next)
-          else next.close()
-          renewed = clock.monotonicTimeNanosUnsafe()
-          renewing = false
-        })
-    )
-  })
-
-  const isConnecting = () => current.channel.getConnectivityState(false) === connectivityState.CONNECTING
-
+  // grpc-js sets no limit to the time between TCP's accept and the peer's first word, and nothing else can be stuck for that long.
   const suspect = Effect.suspend(() => {
-    if (closed) return Effect.void
-    const old = current
-    // grpc-js sets no limit to the time between TCP's accept and the peer's first word, and nothing else can be stuck for that long.
-    // What waits for it has not been sent, and ends now, to be tried again.
-    if (isConnecting()) return Effect.map(dial, (next) => replace(old, next, false))
-    if (renewing || clock.monotonicTimeNanosUnsafe() - renewed < renewalPause) return Effect.void
-    renewing = true
-    return Effect.asVoid(Effect.forkIn(renew, scope))
+    const { channel, close } = current
+    if (closed || channel.getConnectivityState(false) !== connectivityState.CONNECTING) return Effect.void
+    return Effect.map(dial, (next) => {
+      if (closed || current.channel !== channel) return next.close()
+      current = next
+      close()
+    })
   }).pipe(Effect.uninterruptible)
-
-  // What still waits for a connection has its own time.
-  yield* Effect.suspend(() => {
-    const [oldest] = waiting.values()
-    const late = oldest !== undefined && clock.monotonicTimeNanosUnsafe() - oldest > unansweredFor
-    return late && !closed && !isConnecting() ? suspect : Effect.void
-  }).pipe(Effect.andThen(Effect.sleep("250 millis")), Effect.forever, Effect.forkScoped)
 
   // Between two attempts of its own to connect, grpc-js no longer says why: the last cause that it gave counts.
   const where = settings.endpoints.map(formatEndpoint).join(", ")
@@ -315,21 +230,13 @@ export const makeConnection = Effect.fnUntraced(function*(
       if (closed) return resume(Effect.fail(shutDown))
       // gRPC's deadlines are wall time. @effect-diagnostics-next-line globalDateInEffect:off
       const deadline = Date.now() + timeout // oxlint-disable-line no-restricted-globals
-      const dialled = current
-      const end = () => {
-        if (!inFlight.delete(call)) return
-        waiting.delete(call)
-        leave(dialled)
-      }
-      const call = send(dialled.stubs, makeMetadata(token), { deadline }, (error, response) => {
-        end()
+      const call = send(current.stubs, makeMetadata(token), { deadline }, (error, response) => {
+        inFlight.delete(call)
         resume(error === null && response !== undefined ? Effect.succeed(response) : Effect.fail(statusOf(error)))
       })
-      dialled.users++
       inFlight.add(call)
-      waiting.set(call, clock.monotonicTimeNanosUnsafe())
       return Effect.sync(() => {
-        end()
+        inFlight.delete(call)
         call.cancel()
       })
     })
@@ -340,13 +247,9 @@ export const makeConnection = Effect.fnUntraced(function*(
       Effect.acquireRelease(
         Effect.suspend(() => {
           if (closed) return Effect.fail(shutDown)
-          const dialled = current
-          const raw = start(dialled.stubs, makeMetadata(token))
-          dialled.users++
+          const raw = start(current.stubs, makeMetadata(token))
           inFlight.add(raw)
-          return Effect.succeed(makeDuplex(raw, () => {
-            if (inFlight.delete(raw)) leave(dialled)
-          }))
+          return Effect.succeed(makeDuplex(raw, () => inFlight.delete(raw)))
         }),
         (stream) => Effect.sync(stream.cancel)
       ),

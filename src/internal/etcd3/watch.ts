@@ -18,12 +18,8 @@ import { isStaleToken, type Status } from "./status.ts"
 import type { Duplex } from "./stream.ts"
 import type { Authenticated } from "./token.ts"
 
-/**
- * After so long without a word the server is asked for one, and given as long again. Each time that this leads to nothing it has twice
- * as long, up to the greatest: a server that reads a long history says nothing either. Together less than 10 s.
- */
-const leastSilence = Duration.seconds(1.5)
-const greatestSilence = Duration.seconds(4.5)
+/** After so long without a word the server is asked for one, and given as long again. Together less than 10 s. */
+const silence = Duration.seconds(4.5)
 
 type Responses = Duplex<IWatchRequest, IWatchResponse>
 
@@ -61,28 +57,15 @@ export const makeWatch = (connection: Connection, authenticated: Authenticated, 
       isDenied
     )
 
-  let silence = leastSilence
-
   const wait = (stream: Responses) =>
     stream.read.pipe(Effect.timeoutOrElse({
       duration: silence,
       orElse: () => {
         stream.write({ progress_request: {} })
-        return stream.read.pipe(
-          Effect.tap(() =>
-            Effect.sync(() => {
-              silence = leastSilence
-            })
-          ),
-          Effect.timeoutOrElse({
-            duration: silence,
-            orElse: () =>
-              Effect.suspend(() => {
-                silence = Duration.min(greatestSilence, Duration.times(silence, 2))
-                return Effect.andThen(connection.suspect, Effect.fail(silent))
-              })
-          })
-        )
+        return stream.read.pipe(Effect.timeoutOrElse({
+          duration: silence,
+          orElse: () => Effect.andThen(connection.suspect, Effect.fail(silent))
+        }))
       }
     }))
 
