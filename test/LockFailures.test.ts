@@ -409,4 +409,25 @@ describe("Lock, when something fails beside it", () => {
       const [ledger] = (yield* world.operator.range({ key: "ledger" })).kvs
       assert.strictEqual(ledger?.version, 1n)
     }))
+
+  it.effect("closing a scope and then the layer in a partition takes one request timeout in all", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { etcd, link } = yield* world.client
+      const layer = yield* Scope.make()
+      const context = yield* Layer.buildWithScope(Lock.layer().pipe(Layer.provide(Layer.succeed(Etcd, etcd))), layer)
+      const lock = yield* Effect.provideContext(Lock, context)
+      const scope = yield* Scope.make()
+      for (let i = 0; i < 3; i++) yield* Scope.provide(lock.acquire(`job/${i}`, { ttl: "60 seconds" }), scope)
+      yield* link.partition
+      const closing = yield* Effect.forkChild(
+        Effect.andThen(Scope.close(scope, Exit.void), Scope.close(layer, Exit.void))
+      )
+      yield* TestClock.adjust("5100 millis")
+      const ended = closing.pollUnsafe() !== undefined
+      yield* link.heal
+      yield* TestClock.adjust("60 seconds")
+      yield* Fiber.join(closing)
+      assert.isTrue(ended)
+    }))
 })

@@ -97,6 +97,8 @@ export const makeSlots = (
           Effect.retry({ schedule: retrySoon, while: isTransient }),
           // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
           Effect.tapError(() => Effect.sync(() => session.distrust(key))),
+          // Refused is answered too; that the session ended is not.
+          Effect.onExit((exit) => Exit.hasInterrupts(exit) ? Effect.void : Effect.sync(patience.answeredUnsafe)),
           Effect.asVoid,
           Effect.raceFirst(Effect.ignore(session.lost)),
           Effect.ensuring(Effect.sync(leave))
@@ -139,11 +141,10 @@ export const makeSlots = (
   /** Starts the removal once, in the session's scope, so that it goes on when its callers stop waiting. */
   const makeRelease = (remove: Effect.Effect<void, EtcdError>, key: string): Effect.Effect<void, EtcdError> => {
     let started: Fiber.Fiber<void, EtcdError> | undefined
-    const answered = Effect.tap(remove, () => Effect.sync(patience.answeredUnsafe))
     const start = Effect.suspend(() =>
       started !== undefined
         ? Effect.succeed(started)
-        : Effect.map(Effect.forkIn(answered, scope, { startImmediately: true }), (fiber) => started = fiber)
+        : Effect.map(Effect.forkIn(remove, scope, { startImmediately: true }), (fiber) => started = fiber)
     ).pipe(Effect.uninterruptible)
     const unanswered = new EtcdError({
       operation: "release",
