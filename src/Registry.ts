@@ -6,6 +6,7 @@
  *
  * @since 0.1.0
  */
+import type * as grpc from "@grpc/grpc-js"
 import * as Arr from "effect/Array"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
@@ -28,6 +29,7 @@ import { makeSessionPool } from "./internal/session/SessionPool.ts"
 import { type Change, makeSharedWatch } from "./internal/SharedWatch.ts"
 import { measured } from "./internal/Telemetry.ts"
 import { segmentRule, validatePrefix, validateTtl } from "./internal/validate.ts"
+import type { ChannelOptions, ChannelTarget, ClientConstructor, TargetOptions } from "./ServiceChannel.ts"
 import {
   AlreadyRegistered,
   InstanceNotFound,
@@ -163,6 +165,25 @@ export class Registry extends Context.Service<Registry, {
   readonly instances: (name: string) => Stream.Stream<ReadonlyArray<ServiceInstance>, InvalidKey | EtcdError>
   /** The names of all services that have an entry, ascending. */
   readonly services: Effect.Effect<ReadonlyArray<string>, EtcdError>
+  /**
+   * A gRPC channel to the instances of a service, as they come and go, until the scope closes. It is there when the instances are known for
+   * the first time, be there any or none, and fails when etcd cannot tell. Its `close` does nothing, so that clients can share it.
+   */
+  readonly channel: (
+    name: string,
+    options?: ChannelOptions
+  ) => Effect.Effect<grpc.Channel, InvalidKey | InvalidOption | EtcdError, Scope.Scope>
+  /** A gRPC client on a channel of its own. */
+  readonly client: <Client>(
+    constructor: ClientConstructor<Client>,
+    name: string,
+    options?: ChannelOptions
+  ) => Effect.Effect<Client, InvalidKey | InvalidOption | EtcdError, Scope.Scope>
+  /** What a framework needs to make such a channel itself. Credentials and timeouts are then its business. */
+  readonly target: (
+    name: string,
+    options?: TargetOptions
+  ) => Effect.Effect<ChannelTarget, InvalidKey | InvalidOption | EtcdError, Scope.Scope>
 }>()("effect-coord/Registry") {
   /**
    * @param options `prefix`: where the entries live, `/services` unless said otherwise.
@@ -305,7 +326,11 @@ const make = Effect.fnUntraced(function*(prefix: string) {
     measured("Registry.services")
   )
 
-  return Registry.of({ register, unregister, discover, watch, instances, services })
+  const channel: Service["channel"] = () => Effect.die("not built yet")
+  const client: Service["client"] = () => Effect.die("not built yet")
+  const target: Service["target"] = () => Effect.die("not built yet")
+
+  return Registry.of({ register, unregister, discover, watch, instances, services, channel, client, target })
 })
 
 const validSegment = (segment: string): Effect.Effect<string, InvalidKey> => {

@@ -60,5 +60,16 @@ export {
   type ServiceEvent,
   type ServiceWatchOptions
 } from "./Registry.ts"
+export type {
+  CallRetry,
+  ChannelOptions,
+  ChannelTarget,
+  ClientConstructor,
+  HashByHeader,
+  Keepalive,
+  LoadBalancing,
+  TargetOptions,
+  ZonePreference
+} from "./ServiceChannel.ts"
 export { AlreadyRegistered, InstanceNotFound, InvalidInstance, Replaced, ServiceInstance } from "./ServiceInstance.ts"
 export { makeSession, type Session, SessionLost } from "./Session.ts"

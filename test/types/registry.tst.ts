@@ -1,4 +1,5 @@
 // Checked by `npm run typecheck`, never run.
+import * as grpc from "@grpc/grpc-js"
 import type * as Effect from "effect/Effect"
 import type * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
@@ -6,6 +7,7 @@ import type * as Stream from "effect/Stream"
 import { expectTypeOf } from "vitest"
 import {
   type AlreadyRegistered,
+  type ChannelTarget,
   type Etcd,
   type EtcdError,
   type InstanceNotFound,
@@ -45,3 +47,29 @@ expectTypeOf(registration.update({})).toEqualTypeOf<Effect.Effect<void, Replaced
 expectTypeOf(registration.unregister).toEqualTypeOf<Effect.Effect<void, EtcdError>>()
 
 expectTypeOf(Registry.layer()).toEqualTypeOf<Layer.Layer<Registry, InvalidOption, Etcd>>()
+
+type ChannelError = InvalidKey | InvalidOption | EtcdError
+
+expectTypeOf(registry.channel("s", { loadBalancing: { zone: "eu-1", spillBelow: 2 }, timeout: "1 second" }))
+  .toEqualTypeOf<
+    Effect.Effect<grpc.Channel, ChannelError, Scope.Scope>
+  >()
+declare class Orders extends grpc.Client {
+  constructor(address: string, credentials: grpc.ChannelCredentials, options?: Partial<grpc.ClientOptions>)
+}
+expectTypeOf(registry.client(Orders, "s", { loadBalancing: "weighted", retry: {} })).toEqualTypeOf<
+  Effect.Effect<Orders, ChannelError, Scope.Scope>
+>()
+const Generic = grpc.makeGenericClientConstructor({}, "s")
+expectTypeOf(registry.client(Generic, "s")).toEqualTypeOf<
+  Effect.Effect<InstanceType<typeof Generic>, ChannelError, Scope.Scope>
+>()
+expectTypeOf(registry.target("s", { loadBalancing: { hashHeader: "x-user" } })).toEqualTypeOf<
+  Effect.Effect<ChannelTarget, ChannelError, Scope.Scope>
+>()
+// @ts-expect-error -- not the name of one
+void registry.channel("s", { loadBalancing: "round-robin" })
+// @ts-expect-error -- a channel's
+void registry.target("s", { timeout: "1 second" })
+// @ts-expect-error -- no client class
+void registry.client({}, "s")
