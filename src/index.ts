@@ -60,6 +60,7 @@ export {
   type ServiceEvent,
   type ServiceWatchOptions
 } from "./Registry.ts"
+export { BindFailed, serve, type ServeOptions, type Serving } from "./Serve.ts"
 export type {
   CallRetry,
   ChannelOptions,
