@@ -23,6 +23,7 @@ import * as SubscriptionRef from "effect/SubscriptionRef"
 import { InvalidKey, type InvalidOption } from "./Errors.ts"
 import { Compare, Etcd, type KeyValue, Operation } from "./Etcd.ts"
 import type { EtcdError } from "./EtcdError.ts"
+import { makeChannels } from "./internal/grpc/channel.ts"
 import { byId, decodeInstance, type Folder, idOf, validateInstance } from "./internal/registry/entry.ts"
 import { makeRegistration, type RegistrationStatus } from "./internal/registry/registration.ts"
 import { makeSessionPool } from "./internal/session/SessionPool.ts"
@@ -326,9 +327,22 @@ const make = Effect.fnUntraced(function*(prefix: string) {
     measured("Registry.services")
   )
 
-  const channel: Service["channel"] = () => Effect.die("not built yet")
-  const client: Service["client"] = () => Effect.die("not built yet")
-  const target: Service["target"] = () => Effect.die("not built yet")
+  const channels = yield* makeChannels((name) => instances(name))
+
+  const channel: Service["channel"] = Effect.fn("Registry.channel")(function*(name, options) {
+    yield* Effect.annotateCurrentSpan({ "coord.service": name })
+    return yield* channels.channel(name, options)
+  }, measured("Registry.channel"))
+
+  const client: Service["client"] = Effect.fn("Registry.client")(function*(constructor, name, options) {
+    yield* Effect.annotateCurrentSpan({ "coord.service": name })
+    return yield* channels.client(constructor, name, options)
+  }, measured("Registry.client"))
+
+  const target: Service["target"] = Effect.fn("Registry.target")(function*(name, options) {
+    yield* Effect.annotateCurrentSpan({ "coord.service": name })
+    return yield* channels.target(name, options)
+  }, measured("Registry.target"))
 
   return Registry.of({ register, unregister, discover, watch, instances, services, channel, client, target })
 })

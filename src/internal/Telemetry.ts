@@ -22,6 +22,14 @@ const recoveries = Metric.gauge("coord_registrations_recovering", {
 })
 const lockHold = Metric.timer("coord_lock_hold_duration", { description: "From acquisition to release or loss" })
 
+const channels = Metric.gauge("coord_channels_open", {
+  description: "gRPC channels of this process that follow discovery"
+})
+const channelUpdates = Metric.counter("coord_channel_updates", {
+  description: "Lists of endpoints handed to gRPC channels",
+  incremental: true
+})
+
 const outcome = (exit: Exit.Exit<unknown, unknown>): string => {
   if (Exit.isSuccess(exit)) return "ok"
   const reason = exit.cause.reasons.find(Cause.isFailReason)
@@ -63,3 +71,7 @@ export const watchReopened: Effect.Effect<void> = Metric.update(watchReopens, 1)
 export const registrationsRecovering = (change: 1 | -1): Effect.Effect<void> => Metric.modify(recoveries, change)
 
 export const lockHeld = (held: Duration.Duration): Effect.Effect<void> => Metric.update(lockHold, held)
+
+export const channelsOpen = (change: 1 | -1): Effect.Effect<void> => Metric.modify(channels, change)
+
+export const channelUpdated: Effect.Effect<void> = Metric.update(channelUpdates, 1)

@@ -4,6 +4,7 @@
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import { isIPv4 } from "node:net"
 import { InvalidKey, InvalidOption } from "../Errors.ts"
 
 // etcd refuses requests over 1.5 MiB; nobody means a key of even a page.
@@ -59,6 +60,30 @@ export const validateTtl = (
   }
   return Effect.succeed(Duration.seconds(seconds))
 }
+
+/** What Node's timers can count. */
+const longest = 2 ** 31 - 1
+
+/** A duration that a timer can wait. */
+export const validateDuration = (
+  option: string,
+  input: Duration.Input | undefined,
+  fallback: Duration.Duration
+): Effect.Effect<Duration.Duration, InvalidOption> => {
+  const invalid = (rule: string) => Effect.fail(new InvalidOption({ option, rule }))
+  if (input === undefined) return Effect.succeed(fallback)
+  const duration = Option.getOrUndefined(Duration.fromInput(input))
+  if (duration === undefined) return invalid("must be a duration, as \"5 seconds\"")
+  const millis = Duration.toMillis(duration)
+  if (!Number.isFinite(millis) || millis <= 0) return invalid("must be finite and greater than zero")
+  return millis > longest ? invalid("must be at most 24 days") : Effect.succeed(duration)
+}
+
+const hostSyntax = /^(?!-)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?$/
+
+/** A host name or an IPv4 address. What is only digits and dots was meant as an address. */
+export const isHost = (host: string): boolean =>
+  /^[\d.]+$/.test(host) ? isIPv4(host) : hostSyntax.test(host) && host.length <= 253
 
 /**
  * A prefix as `/locks`: it starts with `/` and is otherwise a key, so that keys below it cannot escape.

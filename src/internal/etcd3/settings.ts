@@ -3,17 +3,16 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import { X509Certificate } from "node:crypto"
 import { readFile } from "node:fs/promises"
-import { isIPv4, isIPv6 } from "node:net"
+import { isIPv6 } from "node:net"
 import { createSecureContext } from "node:tls"
 import { InvalidOption } from "../../Errors.ts"
 import type { EtcdOptions, RetryOptions, TlsOptions } from "../../EtcdOptions.ts"
 import type { ClientSettings } from "../client/Client.ts"
-import { validatePrefix } from "../validate.ts"
+import { isHost, validateDuration, validatePrefix } from "../validate.ts"
 import type { ConnectionSettings, TlsSettings } from "./connection.ts"
 
 export interface Settings extends ClientSettings, ConnectionSettings {}
@@ -27,8 +26,8 @@ export const makeSettings = Effect.fnUntraced(function*(
     endpoints,
     tls: yield* parseTls(options.tls, secure),
     credentials: yield* parseCredentials(options),
-    timeout: yield* parseDuration("timeout", options.timeout, defaultTimeout),
-    dialTimeout: yield* parseDuration("dialTimeout", options.dialTimeout, defaultTimeout),
+    timeout: yield* validateDuration("timeout", options.timeout, defaultTimeout),
+    dialTimeout: yield* validateDuration("dialTimeout", options.dialTimeout, defaultTimeout),
     retry: yield* parseRetry(options.retry ?? {}),
     namespace: yield* parseNamespace(options.namespace ?? "")
   }
@@ -50,7 +49,6 @@ interface Endpoint {
 }
 
 const endpointSyntax = /^(?:(https?):\/\/)?(\[[^\]]*\]|[^:/]*):(\d+)\/?$/
-const hostSyntax = /^(?!-)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?$/
 
 const parseEndpoints = Effect.fnUntraced(function*(input: EtcdOptions["endpoints"] = "127.0.0.1:2379") {
   const texts = typeof input === "string" ? input.split(",") : input
@@ -89,9 +87,7 @@ const parseEndpoint = (text: string): Effect.Effect<Endpoint, InvalidOption> => 
       ? Effect.succeed({ scheme, host: address, port })
       : found("must have an IPv6 address in the brackets")
   }
-  // What is only digits and dots was meant as an address.
-  const valid = /^[\d.]+$/.test(host) ? isIPv4(host) : hostSyntax.test(host) && host.length <= 253
-  return valid ? Effect.succeed({ scheme, host, port }) : found("must have a host name or an IP address")
+  return isHost(host) ? Effect.succeed({ scheme, host, port }) : found("must have a host name or an IP address")
 }
 
 // -----------------------------------------------------------------------------
@@ -167,22 +163,6 @@ const messageOf = (cause: unknown): string => cause instanceof Error ? cause.mes
 // Times
 // -----------------------------------------------------------------------------
 
-/** What Node's timers can count. */
-const longest = 2 ** 31 - 1
-
-const parseDuration = (
-  option: string,
-  input: Duration.Input | undefined,
-  fallback: Duration.Duration
-): Effect.Effect<Duration.Duration, InvalidOption> => {
-  if (input === undefined) return Effect.succeed(fallback)
-  const duration = Option.getOrUndefined(Duration.fromInput(input))
-  if (duration === undefined) return invalid(option, "must be a duration, as \"5 seconds\"")
-  const millis = Duration.toMillis(duration)
-  if (!Number.isFinite(millis) || millis <= 0) return invalid(option, "must be finite and greater than zero")
-  return millis > longest ? invalid(option, "must be at most 24 days") : Effect.succeed(duration)
-}
-
 const parseRetry = Effect.fnUntraced(function*(
   options: RetryOptions | Schedule.Schedule<unknown>
 ): Effect.fn.Return<Schedule.Schedule<unknown>, InvalidOption> {
@@ -194,8 +174,8 @@ const parseRetry = Effect.fnUntraced(function*(
   if (!Number.isFinite(multiplier) || multiplier < 1) {
     return yield* invalid("retry.multiplier", "must be finite and at least 1")
   }
-  const initialDelay = yield* parseDuration("retry.initialDelay", options.initialDelay, Duration.millis(50))
-  const maxDelay = yield* parseDuration("retry.maxDelay", options.maxDelay, Duration.seconds(1))
+  const initialDelay = yield* validateDuration("retry.initialDelay", options.initialDelay, Duration.millis(50))
+  const maxDelay = yield* validateDuration("retry.maxDelay", options.maxDelay, Duration.seconds(1))
   if (Duration.isGreaterThan(initialDelay, maxDelay)) {
     return yield* invalid("retry.initialDelay", "must not be greater than retry.maxDelay")
   }
