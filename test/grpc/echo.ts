@@ -14,7 +14,7 @@ export interface Reply {
 }
 
 const serialize = (value: unknown): Buffer => Buffer.from(JSON.stringify(value))
-const deserialize = (bytes: Buffer): never => JSON.parse(bytes.toString())
+const deserialize = (bytes: Buffer): unknown => JSON.parse(bytes.toString())
 
 const method = (path: string, responseStream: boolean) => ({
   path,
