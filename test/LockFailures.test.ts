@@ -430,4 +430,57 @@ describe("Lock, when something fails beside it", () => {
       yield* Fiber.join(closing)
       assert.isTrue(ended)
     }))
+
+  it.effect("a release waits for the whole request timeout, also soon after another one", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { link, lock } = yield* world.client
+      const first = yield* lock.acquire("first")
+      const second = yield* lock.acquire("second")
+      // Its scope releases it once more, which waits for nothing.
+      yield* first.unlock
+      yield* TestClock.adjust("3 seconds")
+      yield* link.setFate(() => ({ response: "lost" }))
+      const unlocking = yield* Effect.forkChild(Effect.exit(second.unlock))
+      yield* TestClock.adjust("4900 millis")
+      assert.isUndefined(unlocking.pollUnsafe())
+      yield* TestClock.adjust("200 millis")
+      assert.isDefined(unlocking.pollUnsafe())
+      yield* link.setFate(() => ({}))
+      yield* TestClock.adjust("10 seconds")
+    }))
+
+  it.effect("closing waits for the whole request timeout, also soon after a lease that etcd no longer knew", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { link, lock } = yield* world.client
+      const expiring = yield* Scope.make()
+      yield* Scope.provide(lock.acquire("short", { ttl: "2 seconds" }), expiring)
+      const handle = yield* lock.acquire("job")
+      yield* link.partition
+      yield* TestClock.adjust("3 seconds")
+      yield* link.heal
+      yield* Scope.close(expiring, Exit.void)
+      yield* TestClock.adjust("3 seconds")
+      yield* link.setFate(() => ({ response: "lost" }))
+      const unlocking = yield* Effect.forkChild(Effect.exit(handle.unlock))
+      yield* TestClock.adjust("4900 millis")
+      assert.isUndefined(unlocking.pollUnsafe())
+      yield* link.setFate(() => ({}))
+      yield* TestClock.adjust("10 seconds")
+      yield* Fiber.join(unlocking)
+    }))
+
+  it.effect("released entries that a restored snapshot brings back do not keep the locks of a process that goes on", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const [one, other] = yield* Effect.all([world.client, world.client])
+      const bystander = yield* one.lock.acquire("bystander")
+      const released = yield* one.lock.acquire("job")
+      const snapshot = world.store.snapshot()
+      yield* released.unlock
+      world.store.restore(snapshot)
+      yield* within("20 seconds", Effect.scoped(other.lock.acquire("job")))
+      yield* bystander.assertHeld
+    }))
 })

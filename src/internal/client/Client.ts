@@ -30,7 +30,8 @@ export interface ClientSettings extends RetrySettings {
 
 export const makeEtcd = Effect.fnUntraced(function*(
   inner: Transport,
-  settings: ClientSettings
+  settings: ClientSettings,
+  newLeaseId: () => bigint = randomLeaseId
 ): Effect.fn.Return<Etcd["Service"], never, Scope.Scope> {
   const closed = yield* Deferred.make<never, EtcdError>()
   yield* Effect.addFinalizer(() => Deferred.fail(closed, new EtcdError({ operation: "close", reason: new Closed({}) })))
@@ -44,7 +45,7 @@ export const makeEtcd = Effect.fnUntraced(function*(
   const granting = retryWhile(settings, (error) => isUnavailable(error) || isUnanswered(error), 1)
 
   const leaseGrant = Effect.fnUntraced(function*(ttl: Duration.Duration) {
-    let id = randomLeaseId()
+    let id = newLeaseId()
     // An earlier attempt with this id may have been applied.
     let unanswered = false
     const attempt: Effect.Effect<Lease, EtcdError> = Effect.gen(function*() {
@@ -62,7 +63,7 @@ export const makeEtcd = Effect.fnUntraced(function*(
         )
         if (kept !== undefined) return lease(id, kept, beat)
       }
-      id = randomLeaseId()
+      id = newLeaseId()
       unanswered = false
       return yield* attempt
     })

@@ -404,7 +404,7 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
       : patience.within(
         turn.withPermit(remove(slot.session.leaseId)).pipe(
           Effect.retry({ schedule: backoff, while: isTransient }),
-          Effect.tap(() => Effect.sync(patience.answeredUnsafe)),
+          Effect.onExit((exit) => Effect.sync(() => patience.heardUnsafe(exit))),
           Effect.raceFirst(Effect.asVoid(slot.lost))
         ),
         Effect.fail(failed("release", new Ambiguous({ detail: "no answer in time: it is deleted with its lease" })))

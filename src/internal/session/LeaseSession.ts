@@ -50,7 +50,7 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
       if (over) return Effect.void
       over = true
       const patience = patienceWith(etcd)
-      const revoked = Effect.tap(etcd.leaseRevoke(leaseId), () => Effect.sync(patience.answeredUnsafe))
+      const revoked = Effect.onExit(etcd.leaseRevoke(leaseId), (exit) => Effect.sync(() => patience.heardUnsafe(exit)))
       return patience.within(revoked, Effect.logDebug("lease not revoked in time, it expires by itself")).pipe(
         Effect.catch((error) => Effect.logDebug("lease not revoked, it expires by itself", error)),
         Effect.annotateLogs({ lease: leaseId.toString(16) })
@@ -101,7 +101,7 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
 
   const readKey = (key: string) => Effect.map(etcd.range({ key, keysOnly: true }), (result) => result.kvs[0])
 
-  /** Finds keys that somebody deleted, and keys that a late write left behind. */
+  /** Finds keys that somebody deleted, and keys that nobody here owns: a late write or a restored older state has put them there. */
   const inspect = Effect.gen(function*() {
     const expected = slots.expected()
     if (expected.length === 0 && distrusted.size === 0) return
@@ -114,8 +114,8 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
       const stillExpected = slots.expected().some((entry) => entry.slot === slot)
       if (stillExpected && (kv?.createRevision !== createRevision || kv.lease !== lease.id)) slot.lose("Deleted")
     }
-    for (const key of distrusted) {
-      if (!onLease.has(key) || slots.owns(key)) continue
+    for (const key of onLease) {
+      if (slots.owns(key)) continue
       const kv = yield* readKey(key)
       if (kv === undefined || kv.lease !== lease.id || slots.owns(key)) continue
       yield* Effect.logWarning("deleting a key that nobody owns any more").pipe(Effect.annotateLogs({ key }))

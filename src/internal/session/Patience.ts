@@ -5,7 +5,10 @@
 import * as Clock from "effect/Clock"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
 import type { Etcd } from "../../Etcd.ts"
+import type { EtcdError } from "../../EtcdError.ts"
 import { durationNanos, sleepUntil } from "./LeaseClock.ts"
 
 export interface Patience {
@@ -14,8 +17,14 @@ export interface Patience {
     effect: Effect.Effect<A, E, R>,
     orElse: Effect.Effect<A, E2>
   ) => Effect.Effect<A, E | E2, R>
-  /** etcd answers. */
-  readonly answeredUnsafe: () => void
+  /** Told of each end of what was asked of etcd: an answer ends the outage, and a refusal is one as well. */
+  readonly heardUnsafe: (exit: Exit.Exit<unknown, EtcdError>) => void
+}
+
+/** The request may succeed later as it stands. */
+export const isTransient = (error: EtcdError): boolean => {
+  const tag = error.reason._tag
+  return tag === "Unavailable" || tag === "Timeout" || tag === "Ambiguous"
 }
 
 const makePatience = (timeout: Duration.Duration): Patience => {
@@ -23,8 +32,9 @@ const makePatience = (timeout: Duration.Duration): Patience => {
   let since: bigint | undefined
   let last = 0n
   return {
-    answeredUnsafe: () => {
-      since = undefined
+    heardUnsafe: (exit) => {
+      const error = Option.getOrUndefined(Exit.findErrorOption(exit))
+      if (Exit.isSuccess(exit) || (error !== undefined && !isTransient(error))) since = undefined
     },
     within: (effect, orElse) =>
       Effect.flatMap(Clock.Clock, (clock) => {

@@ -11,7 +11,9 @@ import { Compare, type Etcd, Operation } from "../../Etcd.ts"
 import { Ambiguous, EtcdError } from "../../EtcdError.ts"
 import type { SessionLost } from "./LeaseClock.ts"
 import type { LeaseSession } from "./LeaseSession.ts"
-import { patienceWith } from "./Patience.ts"
+import { isTransient, patienceWith } from "./Patience.ts"
+
+export { isTransient } from "./Patience.ts"
 
 /** Why a key is gone: with its session, or alone because somebody deleted it. */
 export type SlotLoss = SessionLost["why"] | "Deleted"
@@ -42,12 +44,6 @@ export interface Slots {
   /** The keys that have to be there, with their create revisions. */
   readonly expected: () => ReadonlyArray<{ readonly slot: Slot; readonly createRevision: bigint }>
   readonly loseAll: (why: SlotLoss) => void
-}
-
-/** The request may succeed later as it stands. */
-export const isTransient = (error: EtcdError): boolean => {
-  const tag = error.reason._tag
-  return tag === "Unavailable" || tag === "Timeout" || tag === "Ambiguous"
 }
 
 export const retrySoon = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("1 second")]).pipe(
@@ -97,8 +93,8 @@ export const makeSlots = (
           Effect.retry({ schedule: retrySoon, while: isTransient }),
           // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
           Effect.tapError(() => Effect.sync(() => session.distrust(key))),
-          // Refused is answered too; that the session ended is not.
-          Effect.onExit((exit) => Exit.hasInterrupts(exit) ? Effect.void : Effect.sync(patience.answeredUnsafe)),
+          // That the session ended is no answer.
+          Effect.onExit((exit) => Effect.sync(() => patience.heardUnsafe(exit))),
           Effect.asVoid,
           Effect.raceFirst(Effect.ignore(session.lost)),
           Effect.ensuring(Effect.sync(leave))
@@ -151,12 +147,15 @@ export const makeSlots = (
       key,
       reason: new Ambiguous({ detail: "no answer in time; the session goes on trying until its lease ends" })
     })
-    return Effect.flatMap(start, (fiber) =>
-      patience.within(
-        // Interrupted: the session closes, and its lease takes the key along.
-        Effect.flatMap(Fiber.await(fiber), (exit) => Exit.hasInterrupts(exit) ? Effect.void : exit),
-        Effect.fail(unanswered)
-      ))
+    // Interrupted: the session closes, and its lease takes the key along.
+    const conclude = (exit: Exit.Exit<void, EtcdError>) => Exit.hasInterrupts(exit) ? Effect.void : exit
+    return Effect.flatMap(start, (fiber) => {
+      const exit = fiber.pollUnsafe()
+      // What has ended waits for no answer, and must not use up the patience of the next one.
+      return exit === undefined
+        ? patience.within(Effect.flatMap(Fiber.await(fiber), conclude), Effect.fail(unanswered))
+        : conclude(exit)
+    })
   }
 
   return {

@@ -1,0 +1,38 @@
+/** A short run of the simulation: `npm run sim` plays as many schedules as one likes. */
+import { assert, describe, it } from "@effect/vitest"
+import { randomInt } from "node:crypto"
+import { corpus, replayEntry } from "./sim/corpus.ts"
+import { runSeed } from "./sim/Scenario.ts"
+import { scenarios } from "./sim/scenarios/index.ts"
+
+const seeds = 200
+
+describe("simulation", () => {
+  for (const scenario of scenarios) {
+    it(`${scenario.name}: fresh schedules break no promise`, { timeout: 120_000 }, () => {
+      const base = randomInt(2 ** 47)
+      for (let seed = base; seed < base + seeds; seed++) {
+        const { violations } = runSeed(scenario, seed)
+        assert.deepStrictEqual(violations, [], `npm run sim -- --scenario ${scenario.name} --seed ${seed}`)
+      }
+    })
+  }
+
+  for (const entry of corpus()) {
+    it(`never again: ${entry.name}`, () => {
+      assert.deepStrictEqual(replayEntry(entry).violations, [])
+    })
+  }
+
+  it("the same seed gives the same trace", () => {
+    for (const scenario of scenarios) {
+      for (let seed = 1; seed <= 20; seed++) {
+        const once = runSeed(scenario, seed, { keep: true })
+        const again = runSeed(scenario, seed, { keep: true })
+        assert.strictEqual(again.trace, once.trace)
+        assert.strictEqual(again.hash, once.hash)
+        assert.isAbove(once.trace.length, 0)
+      }
+    }
+  })
+})

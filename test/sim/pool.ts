@@ -1,0 +1,36 @@
+/** Spreads jobs over the cores. */
+import { availableParallelism } from "node:os"
+import { Worker } from "node:worker_threads"
+import type { Job, Report } from "./worker.ts"
+
+/** `done` says whether to go on with what is left. */
+export const runJobs = (jobs: Iterable<Job>, done: (report: Report) => boolean): Promise<void> =>
+  new Promise((resolve, reject) => {
+    const queue = jobs[Symbol.iterator]()
+    let stopped = false
+    let busy = 0
+    const workers = Array.from(
+      { length: availableParallelism() },
+      () => new Worker(new URL("worker.ts", import.meta.url))
+    )
+    const next = (worker: Worker): void => {
+      const job = stopped ? { done: true as const } : queue.next()
+      if (job.done !== true) {
+        busy++
+        // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread is no window
+        worker.postMessage(job.value)
+      } else if (busy === 0) {
+        for (const worker of workers) void worker.terminate()
+        resolve()
+      }
+    }
+    for (const worker of workers) {
+      worker.on("message", (report: Report) => {
+        busy--
+        stopped = !done(report) || stopped
+        next(worker)
+      })
+      worker.on("error", reject)
+    }
+    for (const worker of workers) next(worker)
+  })

@@ -1,0 +1,238 @@
+/**
+ * What locks promise, checked while a run goes on.
+ */
+import * as Cause from "effect/Cause"
+import type * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
+import type { Plan } from "../plan.ts"
+import { clockBound } from "../plan.ts"
+import type { Commit } from "../Server.ts"
+import { describe, type World } from "../World.ts"
+import type { LockAction } from "./locks.ts"
+
+const root = "/locks/"
+
+interface EntryOf {
+  readonly key: string
+  readonly path: string
+  readonly token: bigint
+  readonly by: string
+}
+
+/** Of the margin of a lease, what clocks of different rates and the rounding of timers leave for lateness. In milliseconds. */
+const spare = (ttl: number): number => Math.max(100, ttl * 20) - 2 * (clockBound + 0.0002) * ttl * 1000 - 3
+
+export class LockJudge {
+  private readonly world: World
+  private readonly plan: Plan<LockAction>
+  /** What is in etcd, by key. */
+  private readonly entries = new Map<string, EntryOf>()
+  /** Tokens whose entry has been the first of its lock. */
+  private readonly firsts = new Set<string>()
+  /** The greatest token that has entered, by lock. */
+  private readonly entered = new Map<string, bigint>()
+  /** The greatest token that the resource has seen, by lock. */
+  private readonly greatest = new Map<string, bigint>()
+  private readonly holding = new Map<string, string>()
+  private readonly lossTimes = new Map<string, number>()
+  private readonly asked = new Set<number>()
+  private readonly done = new Set<number>()
+  private readonly meddled: boolean
+  private readonly restored: boolean
+  private readonly calm: boolean
+  staleWrites = 0
+
+  constructor(world: World, plan: Plan<LockAction>) {
+    this.world = world
+    this.plan = plan
+    const has = (...names: ReadonlyArray<string>) => plan.faults.some(({ fault }) => names.includes(fault))
+    this.restored = has("restore")
+    this.meddled = this.restored || has("revoke", "delete")
+    this.calm = plan.faults.length === 0 && plan.manners.stalls === 0
+    world.server.onCommit = (commit) => this.commit(commit)
+  }
+
+  // ---------------------------------------------------------------------------
+  // What etcd sees
+  // ---------------------------------------------------------------------------
+
+  private commit({ events, who }: Commit): void {
+    if (this.restored) return
+    for (const event of events) {
+      const key = event._tag === "Put" ? event.kv.key : event.key
+      if (key.startsWith("/data/") && event._tag === "Put") {
+        this.commitFenced(key.slice("/data/".length), BigInt(new TextDecoder().decode(event.kv.value)))
+      }
+      if (!key.startsWith(root)) continue
+      const path = key.slice(0, key.lastIndexOf("/") + 1)
+      const entry = this.entries.get(key)
+      if (event._tag === "Delete") {
+        this.entries.delete(key)
+        if (entry !== undefined) this.deleted(entry, who)
+      } else if (entry === undefined) {
+        this.entries.set(key, { key, path, token: event.kv.createRevision, by: who })
+      } else {
+        this.world.violate("an entry is written once", `${key} by ${who}`)
+      }
+      const first = this.firstOf(path)
+      if (first !== undefined) this.firsts.add(`${path} ${first.token}`)
+    }
+  }
+
+  private firstOf(path: string): EntryOf | undefined {
+    let first: EntryOf | undefined
+    for (const entry of this.entries.values()) {
+      if (entry.path === path && (first === undefined || entry.token < first.token)) first = entry
+    }
+    return first
+  }
+
+  private deleted(entry: EntryOf, who: string): void {
+    if (who === "expiry" || who === "operator") return
+    if (who !== entry.by) {
+      this.world.violate("nobody releases another's lock", `${who} deleted ${entry.key} (token ${entry.token})`)
+    }
+    const holder = this.holding.get(`${entry.path} ${entry.token}`)
+    if (holder !== undefined && !this.lossTimes.has(`${entry.path} ${entry.token}`)) {
+      this.world.violate("a lock is not released under its holder", `${who} deleted ${entry.key}, held by ${holder}`)
+    }
+  }
+
+  private commitFenced(key: string, token: bigint): void {
+    const first = this.firstOf(`${root}${key}/`)
+    if (first?.token !== token) {
+      this.world.violate("only the holder commits fenced writes", `${key}: token ${token}, first is ${first?.token}`)
+    }
+  }
+
+  // ---------------------------------------------------------------------------
+  // What clients do
+  // ---------------------------------------------------------------------------
+
+  private who(action: LockAction, number: number): string {
+    return `c${action.client}.${number}`
+  }
+
+  private id(action: LockAction, token: bigint): string {
+    return `${root}${action.key}/ ${token}`
+  }
+
+  private isMeddledWith(action: LockAction): boolean {
+    return this.meddled || this.isLate(action)
+  }
+
+  /** Its process has stood still for longer than the margin allows. */
+  private isLate(action: LockAction): boolean {
+    const { manners } = this.plan
+    const small = manners.stalls === 0 || manners.longestStall <= 5
+    return !small || this.world.lateness(action.client) > spare(action.ttl) ||
+      this.plan.faults.some((fault) => fault.fault === "suspend" && fault.client === action.client)
+  }
+
+  asks(action: LockAction, number: number): void {
+    this.asked.add(number)
+    this.world.record(this.who(action, number), "asks", `${action.key} ${action.how}`)
+  }
+
+  enters(action: LockAction, number: number, token: bigint): void {
+    const who = this.who(action, number)
+    const id = this.id(action, token)
+    this.world.record(who, "enters", `${action.key} token ${token}`)
+    const last = this.entered.get(action.key) ?? 0n
+    if (!this.restored) {
+      if (!this.firsts.has(id)) {
+        this.world.violate("who enters was the first in line", `${who} entered ${action.key} with token ${token}`)
+      }
+      if (token === last || (token < last && !this.isMeddledWith(action))) {
+        this.world.violate("tokens grow", `${who} entered ${action.key} with token ${token} after ${last}`)
+      }
+    }
+    if (token > last) this.entered.set(action.key, token)
+    this.holding.set(id, who)
+  }
+
+  step(action: LockAction, number: number, token: bigint): void {
+    const who = this.who(action, number)
+    this.world.record(who, "step", `${action.key} token ${token}`)
+    const greatest = this.greatest.get(action.key) ?? 0n
+    const newest = this.entered.get(action.key) ?? 0n
+    if (token > greatest) this.greatest.set(action.key, token)
+    if (token < newest) {
+      this.staleWrites++
+      if (!this.isMeddledWith(action)) {
+        this.world.violate("one holder at a time", `${who} writes ${action.key} with token ${token} after ${newest}`)
+      }
+    }
+    const known = this.lossTimes.get(this.id(action, token))
+    if (known !== undefined && !this.restored && this.world.now > known && this.plan.manners.stalls === 0) {
+      this.world.violate("no step after the loss is known", `${who} writes ${action.key} with token ${token}`)
+    }
+  }
+
+  fenced(action: LockAction, number: number, token: bigint, exit: Exit.Exit<unknown, unknown>): void {
+    this.world.record(this.who(action, number), "fenced", `${action.key} token ${token}: ${tag(exit)}`)
+  }
+
+  lossKnown(action: LockAction, token: bigint): void {
+    this.world.record(`c${action.client}`, "lost", `${action.key} token ${token}`)
+    const id = this.id(action, token)
+    if (!this.lossTimes.has(id)) this.lossTimes.set(id, this.world.now)
+  }
+
+  leaves(action: LockAction, number: number, token: bigint): void {
+    this.world.record(this.who(action, number), "leaves", `${action.key} token ${token}`)
+    this.holding.delete(this.id(action, token))
+  }
+
+  ended(action: LockAction, number: number, exit: Exit.Exit<unknown, unknown> | undefined): void {
+    this.done.add(number)
+    const who = this.who(action, number)
+    const how = exit === undefined ? "?" : tag(exit)
+    this.world.record(who, "ends", how)
+    if (exit === undefined || exit._tag === "Success") return
+    const allowed = this.calm
+      ? action.how === "try" ? ["LockHeld"] : []
+      : ["LockHeld", "LockLost", "EtcdError Unavailable", "EtcdError Timeout", "EtcdError Ambiguous"]
+    if (!allowed.includes(how)) this.world.violate("no unexpected failure", `${who}: ${describe(exit)}`)
+  }
+
+  // ---------------------------------------------------------------------------
+  // The end
+  // ---------------------------------------------------------------------------
+
+  /** How many are under way in processes that have crashed. */
+  abandoned(crashed: (client: number) => boolean): number {
+    let count = 0
+    this.plan.actions.forEach((action, number) => {
+      if (this.asked.has(number) && !this.done.has(number) && crashed(action.client)) count++
+    })
+    return count
+  }
+
+  afterAll(crashed: (client: number) => boolean): void {
+    this.plan.actions.forEach((action, number) => {
+      if (this.asked.has(number) && !this.done.has(number) && !crashed(action.client)) {
+        this.world.violate("every waiter enters", `${this.who(action, number)} still waits for ${action.key}`)
+      }
+    })
+  }
+
+  orphans(crashed: (client: number) => boolean): void {
+    for (const key of this.world.keys()) {
+      if (!key.startsWith(root)) continue
+      const by = this.entries.get(key)?.by
+      if (by !== undefined && by.startsWith("c") && crashed(Number(by.slice(1)))) continue
+      this.world.violate("no entry is left behind", `${key} by ${by}`)
+    }
+  }
+}
+
+const tag = (exit: Exit.Exit<unknown, unknown>): string => {
+  if (exit._tag === "Success") return "done"
+  const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
+  if (typeof error === "object" && error !== null && "_tag" in error) {
+    const reason = "reason" in error && typeof error.reason === "object" && error.reason !== null ? error.reason : {}
+    return "_tag" in reason ? `${String(error._tag)} ${String(reason._tag)}` : String(error._tag)
+  }
+  return describe(exit).split("\n")[0] ?? ""
+}

@@ -1,0 +1,11 @@
+import type { Scenario } from "../Scenario.ts"
+import { locks } from "./locks.ts"
+
+/** Every scenario has actions of its own, which nobody outside of it looks into. */
+export const scenarios: ReadonlyArray<Scenario<unknown>> = [locks as Scenario<unknown>]
+
+export const scenarioOf = (name: string): Scenario<unknown> => {
+  const found = scenarios.find((scenario) => scenario.name === name)
+  if (found === undefined) throw new Error(`no scenario ${name}: ${scenarios.map(({ name }) => name).join(", ")}`)
+  return found
+}
