@@ -1,6 +1,7 @@
 /**
  * What somebody who installs the package gets: packs it, installs the tarball with its peers into an empty project, and
- * there imports every public name, compiles with `skipLibCheck: false`, and compiles and runs the quick start.
+ * there imports every public name, compiles with `skipLibCheck: false`, and compiles and runs the quick start; then does the same for
+ * `effect-coord/connect`, with the peers that only it needs.
  */
 import * as assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
@@ -59,7 +60,9 @@ for (
     "src/index.ts",
     "dist/index.js",
     "dist/index.d.ts",
-    "dist/index.d.ts.map"
+    "dist/index.d.ts.map",
+    "dist/Connect.js",
+    "dist/Connect.d.ts"
   ]
 ) {
   assert.ok(files.has(file), `${file} is not in the tarball`)
@@ -122,7 +125,7 @@ const quickstart = Path.join(root, "examples/quickstart.ts")
 const text = Fs.readFileSync(quickstart, "utf8").replaceAll("\"../src/index.ts\"", "\"effect-coord\"")
 assert.doesNotMatch(text, /from "\.\.?\//, "the quick start imports a file that a reader does not have")
 write("quickstart.ts", text)
-write("tsconfig.json", {
+const tsconfig = (files: ReadonlyArray<string>) => ({
   compilerOptions: {
     target: "ES2023",
     module: "NodeNext",
@@ -135,9 +138,32 @@ write("tsconfig.json", {
     declaration: true,
     outDir: "out"
   },
-  include: ["names.ts", "quickstart.ts"]
+  include: files
 })
+write("tsconfig.json", tsconfig(["names.ts", "quickstart.ts"]))
 compile("tsconfig.json")
 say(`${values.length} values and ${types.length} types compile, with the libraries' own typings checked`)
 console.log(run("node", ["out/quickstart.js"]).replace(/^/gm, "  | "))
 say("the quick start runs")
+
+// The entry point for Connect. Up to here nothing that it needs was installed, so nothing else has loaded it.
+write(
+  "connect.ts",
+  `import { createClient, type Transport } from "@connectrpc/connect"
+import { Channel, credentials } from "@grpc/grpc-js"
+import { type GrpcTransportOptions, makeGrpcTransport } from "effect-coord/connect"
+const options: GrpcTransportOptions = { defaultTimeoutMs: 1000 }
+export const transport: Transport = makeGrpcTransport(new Channel("localhost:1", credentials.createInsecure(), {}), options)
+console.log(typeof createClient, typeof transport.unary, typeof transport.stream)
+`
+)
+const connectPeers = ["@connectrpc/connect", "@bufbuild/protobuf"]
+for (const name of connectPeers) {
+  assert.ok(!Fs.existsSync(Path.join(project, "node_modules", name)), `${name} came along`)
+}
+run("npm", ["install", "--no-audit", "--no-fund", "--prefer-offline", ...connectPeers.map(installed)])
+assert.equal(JSON.parse(run("npm", ["ls", "--all", "--json"])).problems, undefined)
+write("tsconfig.connect.json", tsconfig(["connect.ts"]))
+compile("tsconfig.connect.json")
+assert.equal(run("node", ["out/connect.js"]).trim(), "function function function")
+say("effect-coord/connect compiles and loads with its peers, and is not needed by the rest")

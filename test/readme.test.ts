@@ -26,6 +26,10 @@ const snippetsOf = (file: string): ReadonlyArray<Snippet> => {
 const sources = Fs.readdirSync(Path.join(root, "src"), { recursive: true, encoding: "utf8" })
   .filter((file) => file.endsWith(".ts")).map((file) => Path.join("src", file))
 
+const documents = Fs.readdirSync(Path.join(root, "docs")).filter((file) => file.endsWith(".md")).map((file) =>
+  Path.join("docs", file)
+)
+
 const compile = (project: string): Promise<string> =>
   new Promise((resolve) =>
     execFile(
@@ -36,7 +40,7 @@ const compile = (project: string): Promise<string> =>
   )
 
 it("every code block of the README and of the documentation compiles", { timeout: 60_000 }, async () => {
-  const snippets = ["README.md", ...sources].flatMap(snippetsOf)
+  const snippets = ["README.md", ...documents, ...sources].flatMap(snippetsOf)
   assert.isAtLeast(snippets.filter(({ place }) => place.startsWith("README.md")).length, 7)
   assert.isAtLeast(snippets.filter(({ place }) => place.startsWith("src")).length, 5)
   Fs.mkdirSync(folder, { recursive: true })
@@ -51,7 +55,7 @@ it("every code block of the README and of the documentation compiles", { timeout
         compilerOptions: {
           incremental: false,
           noUnusedLocals: false,
-          paths: { "effect-coord": ["../../src/index.ts"] }
+          paths: { "effect-coord": ["../../src/index.ts"], "effect-coord/connect": ["../../src/Connect.ts"] }
         },
         include: ["*.ts"]
       })
