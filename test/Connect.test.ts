@@ -29,13 +29,13 @@ const refusal = (name: string) => {
   if (name === "garbled") metadata.set("grpc-status-details-bin", Buffer.from([26, 255, 255]))
   return { code: grpc.status.FAILED_PRECONDITION, details: `not ${name}`, metadata }
 }
-const refused = ["refused", "detailed", "garbled"]
+const refused = new Set(["refused", "detailed", "garbled"])
 
 const handlers: GreeterServer = {
   greet: (call, callback) => {
     const { name } = call.request
     seen.deadlines.push(Number(call.getDeadline()))
-    if (refused.includes(name)) return callback(refusal(name))
+    if (refused.has(name)) return callback(refusal(name))
     if (name === "silent") return call.on("cancelled", () => seen.cancelled++)
     const headers = new grpc.Metadata()
     for (const value of call.metadata.get("ask")) headers.add("heard", value)
@@ -132,7 +132,7 @@ describe("a Connect transport on a gRPC channel", () => {
 
       // Each request waits for the reply before it.
       const replies = new Array<string>()
-      let next = (_: string) => {}
+      let next: (greeting: string) => void = () => {}
       const dialogue = async function*() {
         for (const name of ["ann", "bob", "eve"]) {
           const answered = new Promise<string>((resolve) => next = resolve)

@@ -1,13 +1,7 @@
 /**
  * Calls of Connect on a channel of grpc-js. Both sides speak promises and streams, so this is an edge.
  */
-import {
-  type DescMessage,
-  type DescMethod,
-  fromBinary,
-  type MessageShape,
-  toBinary
-} from "@bufbuild/protobuf"
+import { type DescMessage, type DescMethod, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf"
 import { BinaryReader } from "@bufbuild/protobuf/wire"
 import { AnySchema } from "@bufbuild/protobuf/wkt"
 import { Code, ConnectError, createContextValues, type Interceptor, type Transport } from "@connectrpc/connect"
