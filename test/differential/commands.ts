@@ -54,6 +54,19 @@ export type Command =
   | { readonly _tag: "Read"; readonly read: Read }
   | { readonly _tag: "Compact"; readonly revision: Revision }
   | { readonly _tag: "Grant"; readonly ttl: number }
+  /** Of a chosen id: a lease that was granted before, which may live or not, or a new one. */
+  | { readonly _tag: "GrantAs"; readonly lease: number | undefined; readonly ttl: number }
+  /** Too short to be left alone. */
+  | { readonly _tag: "GrantBriefly"; readonly ttl: number }
+  | {
+    readonly _tag: "Watch"
+    readonly where: Where
+    readonly start: Revision | undefined
+    readonly previousKv: boolean
+  }
+  /** About as many operations as etcd allows, `inner` of them in nested transactions. */
+  | { readonly _tag: "Wide"; readonly compares: number; readonly operations: number; readonly inner: number }
+  | { readonly _tag: "Large"; readonly kibibytes: number }
   | { readonly _tag: "Revoke" | "KeepAlive" | "TimeToLive"; readonly lease: number | undefined }
 
 /** Neighbours in the order of bytes, and in that of UTF-16 where it differs. */
@@ -62,11 +75,14 @@ const name = fc.constantFrom("", "a", "a\u0000", "a/", "a/b", "aa", "b", "é", "
 /** Rarely the empty key, which etcd refuses. */
 const key = fc.oneof({ weight: 60, arbitrary: name }, { weight: 1, arbitrary: fc.constant(undefined) })
 
-const where: fc.Arbitrary<Where> = fc.oneof(
-  fc.record({ key }),
-  fc.record({ prefix: fc.constantFrom("", "a", "a/", "b", "\udc80", "\udcff", "none") }),
-  fc.record({ from: name, to: name })
-)
+const whereWith = (key: fc.Arbitrary<string | undefined>): fc.Arbitrary<Where> =>
+  fc.oneof(
+    fc.record({ key }),
+    fc.record({ prefix: fc.constantFrom("", "a", "a/", "b", "\udc80", "\udcff", "none") }),
+    fc.record({ from: name, to: name })
+  )
+
+const where = whereWith(key)
 
 const revision: fc.Arbitrary<Revision> = fc.oneof(
   { weight: 20, arbitrary: fc.record({ from: fc.constant("start" as const), offset: fc.nat(1000) }) },
@@ -152,13 +168,62 @@ const command: fc.Arbitrary<Command> = fc.oneof(
     arbitrary: fc.record({ _tag: fc.constant("Grant" as const), ttl: fc.integer({ min: 1000, max: 2000 }) })
   },
   {
+    weight: 2,
+    arbitrary: fc.record({
+      _tag: fc.constant("GrantAs" as const),
+      lease,
+      ttl: fc.oneof(
+        { weight: 9, arbitrary: fc.integer({ min: 1000, max: 2000 }) },
+        { weight: 1, arbitrary: fc.constantFrom(9_000_000_000, 9_000_000_001, 1e15) }
+      )
+    })
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      _tag: fc.constant("GrantBriefly" as const),
+      ttl: fc.constantFrom(0, 0.5, 1, 1.5, 2, 2.001, 3)
+    })
+  },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      _tag: fc.constant("Watch" as const),
+      // Without a key the port refuses it, where etcd would watch something else.
+      where: fc.oneof(
+        { weight: 3, arbitrary: whereWith(name) },
+        { weight: 1, arbitrary: fc.constant<Where>({ prefix: "" }) }
+      ),
+      start: fc.option(revision, { nil: undefined, freq: 3 }),
+      previousKv: fc.boolean()
+    })
+  },
+  {
+    weight: 1,
+    arbitrary: fc.oneof(
+      {
+        weight: 6,
+        arbitrary: fc.record({
+          _tag: fc.constant("Wide" as const),
+          compares: fc.constantFrom(0, 1, 127, 128, 129),
+          operations: fc.constantFrom(1, 2, 64, 127, 128, 129),
+          inner: fc.constantFrom(0, 0, 1, 64, 126, 127, 128)
+        })
+      },
+      {
+        weight: 1,
+        arbitrary: fc.record({
+          _tag: fc.constant("Large" as const),
+          kibibytes: fc.constantFrom(1500, 1534, 1538, 1700, 2300)
+        })
+      }
+    )
+  },
+  {
     weight: 4,
     arbitrary: fc.record({ _tag: fc.constantFrom("Revoke", "KeepAlive", "TimeToLive", "TimeToLive"), lease })
   }
 )
 
-export const commands: fc.Arbitrary<ReadonlyArray<Command>> = fc.array(command, {
-  minLength: 40,
-  maxLength: 80,
-  size: "max"
-}).map((all) => [{ _tag: "Grant", ttl: 1000 }, ...all])
+export const commands: fc.Arbitrary<ReadonlyArray<Command>> = fc.array(command, { maxLength: 80, size: "max" })
+  .map((all) => [{ _tag: "Grant", ttl: 1000 }, ...all])

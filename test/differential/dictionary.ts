@@ -2,7 +2,6 @@
  * Between the words of a sequence and those of one store: its keys, revisions and lease ids.
  */
 import type {
-  Compare,
   KeyRange,
   KeyValue,
   OperationResult,
@@ -12,7 +11,7 @@ import type {
   TxnResult,
   WatchItem
 } from "../../src/Etcd.ts"
-import { Operation } from "../../src/Etcd.ts"
+import { Compare, Operation } from "../../src/Etcd.ts"
 import type { EtcdError } from "../../src/EtcdError.ts"
 import type { Condition, Op, Read, Revision, Txn, Where } from "./commands.ts"
 
@@ -24,6 +23,13 @@ export const makeDictionary = (prefix: string, start: bigint, leases: ReadonlyAr
   // One in the future now and then, most of them in the past.
   const revision = ({ from, offset }: Revision): bigint =>
     from === "zero" ? BigInt(offset) : start + BigInt(offset) % (now - start + 2n)
+  /** Of a watch: up to five revisions ahead. */
+  const watchStart = (asked: Revision | undefined): bigint =>
+    asked === undefined
+      ? 0n
+      : asked.from === "zero"
+      ? BigInt(asked.offset)
+      : start + BigInt(asked.offset) % (now - start + 7n)
   const lease = (index: number | undefined): bigint =>
     index === undefined ? noLease : leases[index % leases.length] ?? 0n
   const key = (name: string | undefined): string => name === undefined ? "" : prefix + name
@@ -68,6 +74,18 @@ export const makeDictionary = (prefix: string, start: bigint, leases: ReadonlyAr
         return Operation.range(read(op.read))
       case "Txn":
         return Operation.txn(txn(op.txn))
+    }
+  }
+  const wide = (compares: number, operations: number, inner: number): TxnRequest => {
+    const read = (i: number) => Operation.range({ key: key(`w${i}`), countOnly: true })
+    const puts = Array.from(
+      { length: Math.max(0, operations - 1) },
+      (_, i) => i % 32 === 0 ? Operation.put(key(`w${i}`), "") : read(i)
+    )
+    const nested = Operation.txn({ success: Array.from({ length: inner }, (_, i) => read(i)) })
+    return {
+      compare: Array.from({ length: compares }, () => Compare.version(key("w"), "=", 0n)),
+      success: [...puts, inner === 0 ? read(0) : nested]
     }
   }
   const txn = (txn: Txn): TxnRequest => ({
@@ -117,7 +135,7 @@ export const makeDictionary = (prefix: string, start: bigint, leases: ReadonlyAr
       : { operation, failed: reason._tag }
   const item = (item: WatchItem): unknown =>
     item._tag === "Opened"
-      ? "opened"
+      ? `opened at ${since(item.revision)}`
       : {
         revision: since(item.revision),
         events: item.events.map((event) =>
@@ -132,5 +150,20 @@ export const makeDictionary = (prefix: string, start: bigint, leases: ReadonlyAr
     return { revision: since(answer.revision), succeeded: answer.succeeded, responses: answer.responses.map(result) }
   }
 
-  return { revision, lease, read, txn, name, rangeResult, txnResult, failure, item }
+  return {
+    now: () => now,
+    revision,
+    watchStart,
+    lease,
+    range,
+    read,
+    txn,
+    wide,
+    since,
+    name,
+    rangeResult,
+    txnResult,
+    failure,
+    item
+  }
 }

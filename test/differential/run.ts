@@ -5,12 +5,15 @@ import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { Etcd, Operation, type WatchItem, type WatchRequest } from "../../src/Etcd.ts"
 import type { EtcdError } from "../../src/EtcdError.ts"
 import { Operator } from "../contract/Operator.ts"
 import type { Command } from "./commands.ts"
 import { makeDictionary } from "./dictionary.ts"
+import { Attempts } from "./stores.ts"
+import { makeWatches, type WatchRecord } from "./watches.ts"
 
 export interface Transcript {
   readonly answers: ReadonlyArray<unknown>
@@ -21,41 +24,93 @@ export interface Transcript {
   /** What is left to see from the compacted revision itself, and from the one after it. */
   readonly fromCompacted: unknown
   readonly left: unknown
+  /** What the watches saw that were opened on the way. */
+  readonly watches: ReadonlyArray<WatchRecord>
 }
 
+/** Sequences of one store have different numbers, and run one after the other. */
 export const runSequence = (
-  prefix: string,
+  number: number,
   commands: ReadonlyArray<Command>
-): Effect.Effect<Transcript, EtcdError, Etcd | Operator> =>
+): Effect.Effect<Transcript, EtcdError, Etcd | Operator | Attempts> =>
   Effect.gen(function*() {
+    const prefix = `/s${number}/`
     const etcd = yield* Etcd
+    const attempts = yield* Attempts
     const operator = yield* Operator
     const start = (yield* etcd.txn({ success: [Operation.put(`${prefix}start`, "")] })).revision
     const leases: Array<bigint> = []
+    const ttls = new Map<bigint, number>()
     const words = makeDictionary(prefix, start, leases)
+    const watches = makeWatches(etcd, attempts, words)
+    let lastCompacted: bigint | undefined
+    let fresh = BigInt(number + 1) << 32n
 
     const told = <A>(effect: Effect.Effect<A, EtcdError>, tell: (a: A) => unknown): Effect.Effect<unknown> =>
       Effect.match(effect, { onFailure: words.failure, onSuccess: tell })
 
-    const execute = (command: Command): Effect.Effect<unknown> => {
+    const granted = (id: bigint, ttl: Duration.Duration): number => {
+      if (!leases.includes(id)) leases.push(id)
+      const seconds = Duration.toSeconds(ttl)
+      ttls.set(id, seconds)
+      return seconds
+    }
+
+    const compact = (revision: bigint) =>
+      Effect.gen(function*() {
+        yield* Effect.orDie(watches.settle)
+        const done = yield* operator.compact(revision)
+        if (done) lastCompacted = revision
+        return done
+      })
+
+    const execute = (command: Command): Effect.Effect<unknown, never, Scope.Scope> => {
       switch (command._tag) {
         case "Transact":
           return told(etcd.txn(words.txn(command.txn)), words.txnResult)
         case "Read":
           return told(etcd.range(words.read(command.read)), words.rangeResult)
         case "Compact":
-          return operator.compact(words.revision(command.revision))
+          return compact(words.revision(command.revision))
         case "Grant":
-          return told(etcd.leaseGrant(Duration.seconds(command.ttl)), ({ id, ttl }) => {
-            leases.push(id)
-            return Duration.toSeconds(ttl)
-          })
+          return told(etcd.leaseGrant(Duration.seconds(command.ttl)), ({ id, ttl }) => granted(id, ttl))
+        case "GrantAs": {
+          const id = command.lease === undefined ? ++fresh : words.lease(command.lease)
+          return told(attempts.leaseGrant(id, Duration.seconds(command.ttl)), ({ exists, ttl }) =>
+            exists ? "exists" : granted(id, ttl))
+        }
+        case "GrantBriefly": {
+          const id = ++fresh
+          return told(
+            Effect.tap(attempts.leaseGrant(id, Duration.seconds(command.ttl)), attempts.leaseRevoke(id)),
+            ({ ttl }) =>
+              Duration.toSeconds(ttl)
+          )
+        }
         case "Revoke":
           return told(etcd.leaseRevoke(words.lease(command.lease)), () => "revoked")
         case "KeepAlive":
           return told(etcd.leaseKeepAlive(words.lease(command.lease)), Duration.toSeconds)
         case "TimeToLive":
-          return told(etcd.leaseTimeToLive(words.lease(command.lease)), (status) => status.keys.map(words.name).sort())
+          return told(etcd.leaseTimeToLive(words.lease(command.lease)), (status) => {
+            // Of the time only what cannot depend on how long the sequence has taken.
+            const past = (ttls.get(words.lease(command.lease)) ?? 0) - Duration.toSeconds(status.remaining)
+            return { inTime: past >= 0 && past < 300, keys: status.keys.map(words.name).sort() }
+          })
+        case "Watch":
+          return watches.open(
+            words.range(command.where),
+            words.watchStart(command.start),
+            command.previousKv,
+            lastCompacted
+          )
+        case "Wide":
+          return told(etcd.txn(words.wide(command.compares, command.operations, command.inner)), words.txnResult)
+        case "Large":
+          return told(
+            etcd.txn({ success: [Operation.put(`${prefix}large`, new Uint8Array(command.kibibytes * 1024))] }),
+            words.txnResult
+          )
       }
     }
 
@@ -67,7 +122,8 @@ export const runSequence = (
       const seen: Array<unknown> = []
       return etcd.watch({ prefix, ...request }).pipe(
         Stream.tap((item) => {
-          seen.push(words.item(item))
+          // Where it opened is not known of those that begin while others still write.
+          if (item._tag === "Batch") seen.push(words.item(item))
           return onItem(item)
         }),
         Stream.takeUntil((item) =>
@@ -76,12 +132,11 @@ export const runSequence = (
         Stream.runDrain,
         Effect.timeoutOrElse({ duration: "20 seconds", orElse: () => Effect.sync(() => seen.push("timed out")) }),
         Effect.match({
-          onFailure: (error) => ({ seen, failed: words.failure(error), reason: error.reason }),
-          onSuccess: () => ({ seen, failed: undefined, reason: undefined })
+          onFailure: (error) => ({ seen, failed: words.failure(error) }),
+          onSuccess: () => ({ seen, failed: undefined })
         })
       )
     }
-    const tellWatch = ({ failed, seen }: { readonly seen: unknown; readonly failed: unknown }) => ({ failed, seen })
     const watchFrom = (startRevision: bigint) => watch({ startRevision, previousKv: true }, () => Effect.void)
 
     const opened = yield* Deferred.make<void>()
@@ -92,19 +147,13 @@ export const runSequence = (
     yield* Deferred.await(opened)
     const answers: Array<unknown> = []
     for (const command of commands) answers.push(yield* execute(command))
-    const end = (yield* etcd.txn({ success: [Operation.put(`${prefix}end`, "")] })).revision
-
-    const history = yield* watchFrom(start)
-    const compacted = history.reason?._tag === "Compacted" ? history.reason.compactRevision : undefined
-    const [fromCompacted, left] = compacted === undefined ? [history, history] : yield* Effect.all(
-      [watchFrom(compacted), watchFrom(compacted < end ? compacted + 1n : end)],
-      { concurrency: "unbounded" }
-    )
-    return {
-      answers,
-      live: tellWatch(yield* Fiber.join(live)),
-      history: tellWatch(history),
-      fromCompacted: tellWatch(fromCompacted),
-      left: tellWatch(left)
-    }
-  })
+    const after = yield* Effect.forkChild(Effect.all([
+      watchFrom(start),
+      watchFrom(lastCompacted ?? start),
+      watchFrom(lastCompacted === undefined ? start : lastCompacted + 1n)
+    ], { concurrency: "unbounded" }))
+    const onTheWay = yield* watches.end
+    yield* etcd.txn({ success: [Operation.put(`${prefix}end`, "")] })
+    const [history, fromCompacted, left] = yield* Fiber.join(after)
+    return { answers, live: yield* Fiber.join(live), history, fromCompacted, left, watches: onTheWay }
+  }).pipe(Effect.scoped)

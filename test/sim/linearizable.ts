@@ -180,91 +180,107 @@ const apply = (state: State, { call, outcome }: Operation): State | undefined =>
 // -----------------------------------------------------------------------------
 
 const search = (key: string, operations: ReadonlyArray<Operation>, maxSteps: number): Verdict => {
-  const count = operations.length
+  const order = makeOrder(operations)
+  let longest: ReadonlyArray<number> = []
+  order.absorb()
+  let from = order.first()
+  while (!order.isComplete()) {
+    if (order.steps() > maxSteps) return { _tag: "Undecided", key, steps: order.steps() }
+    if (order.advance(from)) {
+      order.absorb()
+      from = order.first()
+      continue
+    }
+    if (order.taken.length > longest.length) longest = order.taken.slice()
+    const next = order.retreat()
+    if (next === undefined) return report(key, operations, longest)
+    from = next
+  }
+  return { _tag: "Linearizable", steps: order.steps() }
+}
+
+/** An order that grows and shrinks, and the state after it. */
+const makeOrder = (operations: ReadonlyArray<Operation>) => {
   const rank = ranks(operations)
   const list = makeEvents(operations)
-  const dead = makeMemory(count)
+  const dead = makeMemory(operations.length)
+  const isOpen = (i: number): boolean => operations[i]?.outcome._tag !== "Ambiguous"
 
   let state = initial
   let nextRank = 0
-  let open = operations.reduce((sum, { outcome }) => outcome._tag === "Ambiguous" ? sum : sum + 1, 0)
+  let open = operations.filter((_, i) => isOpen(i)).length
   let steps = 0
-  let longest: ReadonlyArray<number> = []
   /** What was taken in, the state before each, and whether nothing else needs to be tried there. */
   const taken: Array<number> = []
   const before: Array<State> = []
   const forced: Array<boolean> = []
 
-  const take = (i: number, to: State, isForced: boolean) => {
+  const take = (i: number, to: State, isForced: boolean): void => {
     taken.push(i)
     before.push(state)
     forced.push(isForced)
     list.remove(i)
-    dead.add(i)
+    dead.flip(i)
     if (rank[i] === nextRank) nextRank++
-    if (operations[i]?.outcome._tag !== "Ambiguous") open--
+    if (isOpen(i)) open--
     state = to
     steps++
   }
 
-  /** The operation that was taken in last, which is open again; `undefined` when there is none left. */
   const giveBack = (): number | undefined => {
     const i = taken.pop()
     if (i === undefined) return undefined
     state = before.pop() ?? initial
     list.restore(i)
-    dead.delete(i)
+    dead.flip(i)
     if (nextRank > 0 && rank[i] === nextRank - 1) nextRank--
-    if (operations[i]?.outcome._tag !== "Ambiguous") open++
+    if (isOpen(i)) open++
     return i
   }
 
-  /** Takes in the first operation from `event` on that can come next; `false` when none can. */
-  const advance = (from: number): boolean => {
-    for (let event = from; list.isCall(event); event = list.after(event)) {
-      const operation = operations[event]
-      if (operation === undefined || (rank[event] ?? -1) > nextRank) continue
-      const to = apply(state, operation)
-      if (to === undefined || dead.has(event, to)) continue
-      take(event, to, false)
-      return true
-    }
-    return false
-  }
+  return {
+    taken,
+    first: list.first,
+    steps: () => steps,
+    isComplete: () => open === 0,
 
-  /** Takes in all that only look and are right. */
-  const absorb = (): void => {
-    for (let event = list.first(); list.isCall(event);) {
-      const operation = operations[event]
-      const left = list.before(event)
-      if (operation !== undefined && looks(operation) && apply(state, operation) === state) {
-        take(event, state, true)
-        event = list.after(left)
-      } else {
-        event = list.after(event)
+    /** Takes in the first operation from `event` on that can come next; `false` when none can. */
+    advance: (from: number): boolean => {
+      for (let event = from; list.isCall(event); event = list.after(event)) {
+        const operation = operations[event]
+        if (operation === undefined || (rank[event] ?? -1) > nextRank) continue
+        const to = apply(state, operation)
+        if (to === undefined || dead.has(event, to)) continue
+        take(event, to, false)
+        return true
       }
-    }
-  }
+      return false
+    },
 
-  absorb()
-  let from = list.first()
-  while (open > 0) {
-    if (steps > maxSteps) return { _tag: "Undecided", key, steps }
-    if (advance(from)) {
-      absorb()
-      from = list.first()
-      continue
+    /** Takes in all that only look and are right. */
+    absorb: (): void => {
+      for (let event = list.first(); list.isCall(event);) {
+        const operation = operations[event]
+        const left = list.before(event)
+        if (operation !== undefined && looks(operation) && apply(state, operation) === state) {
+          take(event, state, true)
+          event = list.after(left)
+        } else {
+          event = list.after(event)
+        }
+      }
+    },
+
+    /** Gives up the last choice, and answers what is to be tried instead; `undefined` when nothing is left. */
+    retreat: (): number | undefined => {
+      let back: number | undefined
+      do {
+        dead.bury(state)
+        back = giveBack()
+      } while (forced.pop() === true)
+      return back === undefined ? undefined : list.after(back)
     }
-    if (taken.length > longest.length) longest = taken.slice()
-    let back: number | undefined
-    do {
-      dead.bury(state)
-      back = giveBack()
-      if (back === undefined) return report(key, operations, longest)
-    } while (forced.pop() === true)
-    from = list.after(back)
   }
-  return { _tag: "Linearizable", steps }
 }
 
 const looks = ({ call, outcome }: Operation): boolean =>
@@ -361,8 +377,8 @@ const makeMemory = (count: number) => {
   const name = ({ exact, present, unseen, value, version }: State): string =>
     `${String.fromCharCode(...words)}${present ? typeof value : "absent"}${exact}${unseen}${version} ${value}`
   return {
-    add: flip,
-    delete: flip,
+    /** In, or out again. */
+    flip,
     bury: (state: State): void => {
       buried.add(name(state))
     },
