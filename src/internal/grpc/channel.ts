@@ -55,7 +55,6 @@ export const makeChannels = Effect.fnUntraced(function*(instancesOf: (name: stri
   const open = Effect.fnUntraced(function*(name: string, settings: TargetSettings) {
     const source = yield* openSource(name, instancesOf(name), settings.discovery, context)
     return {
-      // It becomes the authority of calls, and the name that a certificate is compared with.
       target: `${scheme}://${registry}/${encodeURIComponent(name)}`,
       options: { ...settings.options, [sourceOption]: source }
     } satisfies ChannelTarget as ChannelTarget

@@ -2,6 +2,7 @@
  * The name resolver for service channels. One for the process: what a channel resolves to travels in its options.
  */
 import { type ChannelOptions, experimental, status as Code } from "@grpc/grpc-js"
+import { isHost } from "../validate.ts"
 import { BalancerConfig, policyName, ServiceBalancer } from "./balancer.ts"
 import type { ServiceEndpoint } from "./endpoint.ts"
 import { PickFirstBalancer, PickFirstConfig, policyName as pickFirstName } from "./pickFirst.ts"
@@ -32,8 +33,9 @@ class ServiceResolver implements experimental.Resolver {
     this.#source = options[sourceOption]
   }
 
-  static getDefaultAuthority(target: experimental.GrpcUri): string {
-    return target.path
+  /** The name of the service, which is also what a certificate is compared with; something like it where that could not be a host. */
+  static getDefaultAuthority({ path }: experimental.GrpcUri): string {
+    return isHost(path) && URL.canParse(`http://${path}`) ? path : `service-${path.replaceAll(/[^A-Za-z0-9-]/g, "-")}`
   }
 
   /** A hint, given on every trouble: what is known has been told, and what changes will be. */

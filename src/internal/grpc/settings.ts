@@ -139,7 +139,8 @@ const hasOnly = (input: unknown, keys: ReadonlyArray<string>): input is Record<s
 // -----------------------------------------------------------------------------
 
 const parseServiceConfig = Effect.fnUntraced(function*(options: TargetOptions) {
-  const policy = yield* parsePolicy(options.loadBalancing ?? "round_robin")
+  const { loadBalancing = "round_robin" } = options
+  const policy = yield* parsePolicy(loadBalancing)
   const given = yield* parseGivenConfig(options.channelOptions?.["grpc.service_config"])
   const methodConfig: ReadonlyArray<unknown> = Array.isArray(given["methodConfig"]) ? given["methodConfig"] : []
   const retry = options.retry === undefined ? [] : [{ name: [{}], retryPolicy: yield* parseRetry(options.retry) }]

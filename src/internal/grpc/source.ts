@@ -170,7 +170,7 @@ const makeResolve = (name: string, { filter, subset }: DiscoverySettings, seed: 
     }
     const chosen = chooseSubset([...endpoints.values()], subset, seed)
     const note = chosen.length > 0
-      ? `${instances.length} instances of ${JSON.stringify(name)}`
+      ? `${instances.length} ${instances.length === 1 ? "instance" : "instances"} of ${JSON.stringify(name)}`
       : `no instance of ${JSON.stringify(name)}: ${instances.length} known${
         filtered > 0 ? `, ${filtered} filtered out` : ""
       }${unusable > 0 ? `, ${unusable} without a usable address` : ""}`
