@@ -97,7 +97,7 @@ const make = Effect.fnUntraced(function*(
  */
 export type EtcdMemoryOptions = Pick<
   EtcdOptions,
-  "timeout" | "retry" | "namespace" | "lockPrefix" | "registryPrefix" | "configPrefix"
+  "timeout" | "retry" | "namespace" | "lockPrefix" | "registryPrefix" | "registryLayout" | "configPrefix"
 >
 
 const layerPort = (

@@ -8,6 +8,7 @@ import type * as Duration from "effect/Duration"
 import * as Option from "effect/Option"
 import type * as Redacted from "effect/Redacted"
 import type * as Schedule from "effect/Schedule"
+import type { ServiceLayout, ServiceLayoutName } from "./ServiceLayout.ts"
 
 /**
  * All of them can be left out.
@@ -39,8 +40,10 @@ export interface EtcdOptions {
   readonly namespace?: string | undefined
   /** Where locks live: `/locks` unless said otherwise. */
   readonly lockPrefix?: string | undefined
-  /** Where service instances live: `/services` unless said otherwise. */
+  /** Where service instances live: `/services` unless said otherwise, or where the `registryLayout` says. */
   readonly registryPrefix?: string | undefined
+  /** How service instances are written: a layout, or the name of one. `coord`, this library's own, unless said otherwise. */
+  readonly registryLayout?: ServiceLayout | ServiceLayoutName | undefined
   /** Where configuration lives: `/config` unless said otherwise. */
   readonly configPrefix?: string | undefined
 }
@@ -101,6 +104,9 @@ const group = <A extends Record<string, Option.Option<unknown>>>(options: A): Op
   return Object.keys(values).length === 0 ? Option.none() : Option.some(values)
 }
 
+const layoutName = (name?: string): Config.Config<ServiceLayoutName> =>
+  Config.Literals(["coord", "go-etcd", "kratos", "go-zero"], name)
+
 const fromEnv: Config.Config<EtcdOptions> = Config.all({
   endpoints: optional(Config.String, "ETCD_ENDPOINTS"),
   username: optional(Config.String, "ETCD_USERNAME"),
@@ -122,6 +128,7 @@ const fromEnv: Config.Config<EtcdOptions> = Config.all({
   namespace: optional(Config.String, "ETCD_NAMESPACE"),
   lockPrefix: optional(Config.String, "ETCD_LOCK_PREFIX"),
   registryPrefix: optional(Config.String, "ETCD_REGISTRY_PREFIX"),
+  registryLayout: optional(layoutName, "ETCD_REGISTRY_LAYOUT"),
   configPrefix: optional(Config.String, "ETCD_CONFIG_PREFIX")
 }).pipe(Config.map(present))
 
@@ -129,8 +136,8 @@ const fromEnv: Config.Config<EtcdOptions> = Config.all({
  * `EtcdOptions.fromEnv` reads the options from Effect's configuration, by default the environment: `ETCD_ENDPOINTS`
  * (comma separated), `ETCD_USERNAME`, `ETCD_PASSWORD`, `ETCD_TIMEOUT` and `ETCD_DIAL_TIMEOUT` (as `5 seconds`),
  * `ETCD_RETRY_MAX_ATTEMPTS`, `ETCD_RETRY_INITIAL_DELAY`, `ETCD_RETRY_MAX_DELAY`, `ETCD_RETRY_MULTIPLIER`, `ETCD_TLS_CA`,
- * `ETCD_TLS_CERT`, `ETCD_TLS_KEY`, `ETCD_TLS_SERVER_NAME`, `ETCD_NAMESPACE`, `ETCD_LOCK_PREFIX`, `ETCD_REGISTRY_PREFIX` and
- * `ETCD_CONFIG_PREFIX`. What is not set, or set to nothing, has its default.
+ * `ETCD_TLS_CERT`, `ETCD_TLS_KEY`, `ETCD_TLS_SERVER_NAME`, `ETCD_NAMESPACE`, `ETCD_LOCK_PREFIX`, `ETCD_REGISTRY_PREFIX`,
+ * `ETCD_REGISTRY_LAYOUT` (`coord`, `go-etcd`, `kratos` or `go-zero`) and `ETCD_CONFIG_PREFIX`. What is not set, or set to nothing, has its default.
  *
  * @category config
  * @since 0.1.0

@@ -1,7 +1,8 @@
 /**
  * Service discovery: register an instance under a lease, find and follow the others.
  *
- * An instance lives under `/services/<name>/<id>` as JSON, as Go services write and read it. It is there as long as its process
+ * An instance lives under `/services/<name>/<id>` as JSON, as Go services write and read it, or where and how another
+ * `ServiceLayout` says. It is there as long as its process
  * keeps its lease alive: a process that ends without a word is gone after the TTL.
  *
  * @since 0.1.0
@@ -24,12 +25,21 @@ import { InvalidKey, type InvalidOption } from "./Errors.ts"
 import { Compare, Etcd, type KeyValue, Operation } from "./Etcd.ts"
 import type { EtcdError } from "./EtcdError.ts"
 import { makeChannels } from "./internal/grpc/channel.ts"
-import { byId, decodeInstance, type Folder, idOf, validateInstance } from "./internal/registry/entry.ts"
+import {
+  byId,
+  encodeInstance,
+  type Folder,
+  idRule,
+  makeReader,
+  nameRule,
+  validateInstance
+} from "./internal/registry/entry.ts"
+import { type PlaceOptions, rootOf, validatePlace } from "./internal/registry/place.ts"
 import { makeRegistration, type RegistrationStatus } from "./internal/registry/registration.ts"
 import { makeSessionPool } from "./internal/session/SessionPool.ts"
 import { type Change, makeSharedWatch } from "./internal/SharedWatch.ts"
 import { measured } from "./internal/Telemetry.ts"
-import { segmentRule, validatePrefix, validateTtl } from "./internal/validate.ts"
+import { validateTtl } from "./internal/validate.ts"
 import type { ChannelOptions, ChannelTarget, ClientConstructor, TargetOptions } from "./ServiceChannel.ts"
 import {
   AlreadyRegistered,
@@ -38,6 +48,7 @@ import {
   type Replaced,
   ServiceInstance
 } from "./ServiceInstance.ts"
+import type { ServiceLayout, ServiceLayoutName } from "./ServiceLayout.ts"
 
 export type { RegistrationStatus }
 
@@ -61,7 +72,7 @@ export interface RegisterOptions {
  * @since 0.1.0
  */
 export interface Registration {
-  /** The key in etcd. */
+  /** The key in etcd. In a layout whose keys are made of leases it is another one after the lease was lost. */
   readonly key: string
   /** Whether the instance is in etcd: for health checks. */
   readonly status: {
@@ -153,7 +164,7 @@ export class Registry extends Context.Service<Registry, {
     InvalidInstance | InvalidOption | AlreadyRegistered | EtcdError,
     Scope.Scope
   >
-  /** Deletes an entry, whoever made it. That of a process which is alive comes back. */
+  /** Deletes an entry, by the id under which it is discovered, whoever made it. That of a process which is alive comes back. */
   readonly unregister: (name: string, id: string) => Effect.Effect<void, InstanceNotFound | InvalidKey | EtcdError>
   /** The instances of a service now, ascending by id, read from etcd. Entries that do not decode are left out, with a warning. */
   readonly discover: (name: string) => Effect.Effect<ReadonlyArray<ServiceInstance>, InvalidKey | EtcdError>
@@ -164,7 +175,10 @@ export class Registry extends Context.Service<Registry, {
   ) => Stream.Stream<ServiceEvent, InvalidKey | EtcdError>
   /** The instances, ascending by id, then each new list. A slow consumer sees the latest, not each. An outage of etcd empties no list. */
   readonly instances: (name: string) => Stream.Stream<ReadonlyArray<ServiceInstance>, InvalidKey | EtcdError>
-  /** The names of all services that have an entry, ascending. */
+  /**
+   * The names of all services that have an entry, ascending. Where a layout has no prefix, nothing tells services from other folders: all
+   * are listed whose keys do not start with `/`.
+   */
   readonly services: Effect.Effect<ReadonlyArray<string>, EtcdError>
   /**
    * A gRPC channel to the instances of a service, as they come and go, until the scope closes. It is there when the instances are known for
@@ -187,15 +201,15 @@ export class Registry extends Context.Service<Registry, {
   ) => Effect.Effect<ChannelTarget, InvalidKey | InvalidOption | EtcdError, Scope.Scope>
 }>()("effect-coord/Registry") {
   /**
-   * @param options `prefix`: where the entries live, `/services` unless said otherwise.
+   * @param options `layout`: how entries are written and read, `coord` unless said otherwise; `prefix`: where they live, as the layout says
+   * (`/services`) unless said otherwise.
    */
   static readonly layer = (
-    options?: { readonly prefix?: string | undefined }
-  ): Layer.Layer<Registry, InvalidOption, Etcd> =>
-    Layer.effect(
-      Registry,
-      Effect.flatMap(validatePrefix(options?.prefix ?? "/services", "registryPrefix"), make)
-    )
+    options: {
+      readonly prefix?: string | undefined
+      readonly layout?: ServiceLayout | ServiceLayoutName | undefined
+    } = {}
+  ): Layer.Layer<Registry, InvalidOption, Etcd> => Layer.effect(Registry, make(options))
 }
 
 // -----------------------------------------------------------------------------
@@ -206,32 +220,41 @@ type Service = Registry["Service"]
 
 const defaultTtl = Duration.seconds(30)
 
-const make = Effect.fnUntraced(function*(prefix: string) {
+const make = Effect.fnUntraced(function*(options: PlaceOptions) {
+  const { layout, prefix } = yield* validatePlace(options)
+  const root = rootOf(prefix)
   const etcd = yield* Etcd
   const shared = yield* makeSharedWatch(etcd)
   const pool = yield* makeSessionPool(etcd)
   const registered = new Set<string>()
-  const instanceOf = makeReader()
+  const instanceOf = makeReader(layout)
 
-  const folderOf = (name: string): Folder => ({ name, path: `${prefix}/${name}/` })
+  const folderOf = (name: string): Folder => ({ name, path: `${root}${name}/` })
 
-  const validFolder = (name: string): Effect.Effect<Folder, InvalidKey> => Effect.map(validSegment(name), folderOf)
+  const validFolder = (name: string): Effect.Effect<Folder, InvalidKey> =>
+    Effect.map(checked(name, nameRule(layout, name)), folderOf)
 
   const register: Service["register"] = Effect.fn("Registry.register")(
     function*(input, options) {
       yield* Effect.annotateCurrentSpan({ "coord.service": input.name, "coord.instance": input.id })
-      const instance = new ServiceInstance(yield* validateInstance(input))
+      const instance = new ServiceInstance(yield* validateInstance(layout, input))
       const { id, name } = instance
       const ttl = options?.ttl === undefined ? defaultTtl : yield* validateTtl(options.ttl)
       const { path } = folderOf(name)
       const key = path + id
+      const place = {
+        path,
+        ttl,
+        keyOn: layout.leaseKey === undefined ? key : (lease: bigint) => path + layout.leaseKey?.(lease),
+        encode: (wanted: ServiceInstance) => encodeInstance(layout, wanted)
+      }
       return yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
         if (registered.has(key)) return yield* new AlreadyRegistered({ name, id })
         // A scope of its own, so that a failed or interrupted attempt leaves nothing in one that lives on.
         const scope = yield* Scope.fork(yield* Effect.scope)
         registered.add(key)
         yield* Scope.addFinalizer(scope, Effect.sync(() => registered.delete(key)))
-        const registration = yield* makeRegistration({ etcd, pool, shared }, { key, path, ttl }, instance)
+        const registration = yield* makeRegistration({ etcd, pool, shared }, place, instance)
         const ended = yield* Deferred.make<void>()
         yield* Scope.addFinalizer(
           scope,
@@ -244,14 +267,16 @@ const make = Effect.fnUntraced(function*(prefix: string) {
         const keeping = yield* Scope.fork(scope)
         yield* Effect.forkIn(registration.keep, keeping)
         return {
-          key,
+          get key() {
+            return registration.keyUnsafe()
+          },
           status: {
             get: SubscriptionRef.get(registration.status),
             changes: Stream.interruptWhen(SubscriptionRef.changes(registration.status), Deferred.await(ended))
           },
           update: Effect.fn("Registry.update")(function*(metadata: Readonly<Record<string, string>>) {
             yield* Effect.annotateCurrentSpan({ "coord.service": name, "coord.instance": id })
-            yield* validateInstance({ ...instance, metadata })
+            yield* validateInstance(layout, { ...instance, metadata })
             yield* registration.update(metadata)
           }, measured("Registry.update")),
           unregister: Scope.close(keeping, Exit.void).pipe(
@@ -260,14 +285,14 @@ const make = Effect.fnUntraced(function*(prefix: string) {
             Effect.uninterruptible
           )
         } satisfies Registration as Registration
-      })).pipe(Effect.annotateLogs({ key }))
+      })).pipe(Effect.annotateLogs({ key: layout.leaseKey === undefined ? key : path }))
     },
     measured("Registry.register")
   )
 
   const unregister: Service["unregister"] = Effect.fn("Registry.unregister")(function*(name, id) {
     yield* Effect.annotateCurrentSpan({ "coord.service": name, "coord.instance": id })
-    const key = `${(yield* validFolder(name)).path}${yield* validSegment(id)}`
+    const key = `${(yield* validFolder(name)).path}${yield* checked(id, idRule(layout, id))}`
     const { succeeded } = yield* etcd.txn({
       compare: [Compare.createRevision(key, ">", 0n)],
       success: [Operation.delete(key)]
@@ -317,12 +342,15 @@ const make = Effect.fnUntraced(function*(prefix: string) {
         Stream.changesWith(isSameList)
       ))).pipe(Stream.withSpan("Registry.instances", { attributes: { "coord.service": name } }))
 
-  const services: Service["services"] = etcd.range({ prefix: `${prefix}/`, keysOnly: true }).pipe(
-    Effect.map(({ kvs }) => {
-      const paths = kvs.map((kv) => kv.key.slice(prefix.length + 1).split("/"))
-      const names = paths.flatMap(([name, id, ...deeper]) => name && id && deeper.length === 0 ? [name] : [])
-      return Arr.sort(new Set(names), Order.String)
-    }),
+  // Its id is the last segment of a key, also where ids may have more.
+  const serviceOf = (key: string): ReadonlyArray<string> => {
+    const end = key.lastIndexOf("/")
+    const name = key.slice(root.length, Math.max(root.length, end))
+    return end + 1 < key.length && nameRule(layout, name) === undefined ? [name] : []
+  }
+
+  const services: Service["services"] = etcd.range({ prefix: root, keysOnly: true }).pipe(
+    Effect.map(({ kvs }) => Arr.sort(new Set(kvs.flatMap((kv) => serviceOf(kv.key))), Order.String)),
     Effect.withSpan("Registry.services"),
     measured("Registry.services")
   )
@@ -347,30 +375,8 @@ const make = Effect.fnUntraced(function*(prefix: string) {
   return Registry.of({ register, unregister, discover, watch, instances, services, channel, client, target })
 })
 
-const validSegment = (segment: string): Effect.Effect<string, InvalidKey> => {
-  const rule = segmentRule(segment)
-  return rule === undefined ? Effect.succeed(segment) : Effect.fail(new InvalidKey({ key: segment, rule }))
-}
+const checked = (key: string, rule: string | undefined): Effect.Effect<string, InvalidKey> =>
+  rule === undefined ? Effect.succeed(key) : Effect.fail(new InvalidKey({ key, rule }))
 
 const isSameList = (a: ReadonlyArray<ServiceInstance>, b: ReadonlyArray<ServiceInstance>): boolean =>
   a.length === b.length && a.every((instance, index) => Equal.equals(instance, b[index]))
-
-/** How many odd entries are remembered, so that each is told once and not at every look. */
-const maxRemembered = 1000
-
-/** The instance of an entry. A bad one never fails a list: it is left out, with a warning that names the key. */
-const makeReader = () => {
-  const told = new Map<string, bigint>()
-  return (folder: Folder, kv: KeyValue): Effect.Effect<ServiceInstance | undefined> => {
-    const id = idOf(folder, kv.key)
-    if (id === undefined) return Effect.undefined
-    const { instance, problem } = decodeInstance(folder, id, kv)
-    if (problem === undefined || told.get(kv.key) === kv.modRevision) return Effect.succeed(instance)
-    if (told.size >= maxRemembered) told.clear()
-    told.set(kv.key, kv.modRevision)
-    return Effect.logWarning(`${instance === undefined ? "entry skipped" : "odd entry"}: ${problem}`).pipe(
-      Effect.annotateLogs({ key: kv.key }),
-      Effect.as(instance)
-    )
-  }
-}

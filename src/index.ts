@@ -73,4 +73,5 @@ export type {
   ZonePreference
 } from "./ServiceChannel.ts"
 export { AlreadyRegistered, InstanceNotFound, InvalidInstance, Replaced, ServiceInstance } from "./ServiceInstance.ts"
+export { type ServiceEntry, ServiceLayout, type ServiceLayoutName } from "./ServiceLayout.ts"
 export { makeSession, type Session, SessionLost } from "./Session.ts"

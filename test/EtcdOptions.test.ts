@@ -183,6 +183,17 @@ describe("options", () => {
       yield* refused({ configPrefix: "/locks" }, "lockPrefix", /must not be configPrefix/)
       yield* refused({ lockPrefix: "/config/locks" }, "lockPrefix", /below/)
       yield* makeSettings({ lockPrefix: "/configs" })
+      // @ts-expect-error -- no name of a layout
+      yield* refused({ registryLayout: "nacos" }, "registryLayout", /one of coord, go-etcd, kratos, go-zero, or a/)
+      yield* refused({ registryPrefix: "services" }, "registryPrefix", /start with "\/"/)
+      yield* refused({ registryPrefix: "" }, "registryPrefix", /start with "\/"/)
+      yield* refused({ registryLayout: "kratos", registryPrefix: "" }, "registryPrefix", /empty/)
+      yield* refused({ registryLayout: "go-zero", registryPrefix: "a//b" }, "registryPrefix", /empty segment/)
+      yield* refused({ registryLayout: "go-etcd", registryPrefix: "/locks/x" }, "registryPrefix", /below/)
+      yield* refused({ registryLayout: "kratos", lockPrefix: "/microservices/l" }, "lockPrefix", /below/)
+      yield* makeSettings({ registryLayout: "go-etcd" })
+      yield* makeSettings({ registryLayout: "go-zero", registryPrefix: "rpc" })
+      yield* makeSettings({ registryLayout: "kratos", registryPrefix: "apps/live" })
       yield* refused({ namespace: "\ud800" }, "namespace", /Unicode/)
       yield* refused({ namespace: "a\u0000" }, "namespace", /control/)
       yield* refused({ namespace: "x".repeat(2000) }, "namespace", /1024/)
@@ -211,6 +222,7 @@ describe("EtcdOptions.fromEnv", () => {
         ETCD_NAMESPACE: "app",
         ETCD_LOCK_PREFIX: "/l",
         ETCD_REGISTRY_PREFIX: "/r",
+        ETCD_REGISTRY_LAYOUT: "kratos",
         ETCD_CONFIG_PREFIX: "/c"
       })
       assert.deepStrictEqual(options, {
@@ -224,8 +236,19 @@ describe("EtcdOptions.fromEnv", () => {
         namespace: "app",
         lockPrefix: "/l",
         registryPrefix: "/r",
+        registryLayout: "kratos",
         configPrefix: "/c"
       })
+    }))
+
+  it.effect("knows the names of layouts", () =>
+    Effect.gen(function*() {
+      for (const name of ["coord", "go-etcd", "kratos", "go-zero"]) {
+        assert.deepStrictEqual(yield* read({ ETCD_REGISTRY_LAYOUT: name }), { registryLayout: name as "coord" })
+      }
+      const error = yield* Effect.flip(read({ ETCD_REGISTRY_LAYOUT: "nacos" }))
+      assert.match(error.message, /"coord"[^]*ETCD_REGISTRY_LAYOUT/)
+      assert.deepStrictEqual(yield* read({ ETCD_REGISTRY_LAYOUT: "" }), {})
     }))
 
   it.effect("leaves out what is not set, or empty", () =>

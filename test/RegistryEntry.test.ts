@@ -4,13 +4,15 @@ import * as fc from "fast-check"
 import type { KeyValue } from "../src/Etcd.ts"
 import { decodeInstance, encodeInstance, idOf, validateInstance } from "../src/internal/registry/entry.ts"
 import { ServiceInstance } from "../src/ServiceInstance.ts"
+import { ServiceLayout } from "../src/ServiceLayout.ts"
 
+const layout = ServiceLayout.coord
 const folder = { name: "orders", path: "/services/orders/" }
 
 const instance = (fields: Partial<ServiceInstance> = {}): ServiceInstance =>
   new ServiceInstance({ id: "a", name: "orders", address: "10.0.0.7", port: 8080, metadata: {}, ...fields })
 
-const encode = (of: ServiceInstance): string => new TextDecoder().decode(encodeInstance(of))
+const encode = (of: ServiceInstance): string => new TextDecoder().decode(encodeInstance(layout, of))
 
 const entry = (value: string | Uint8Array, id = "a"): KeyValue => ({
   key: folder.path + id,
@@ -21,7 +23,7 @@ const entry = (value: string | Uint8Array, id = "a"): KeyValue => ({
   lease: 0n
 })
 
-const decode = (value: string | Uint8Array, id = "a") => decodeInstance(folder, id, entry(value, id))
+const decode = (value: string | Uint8Array, id = "a") => decodeInstance(layout, folder, id, entry(value, id))
 
 const text = fc.string({ unit: "binary" })
 const metadata = fc.array(fc.tuple(text, text)).map((entries) => Object.fromEntries(entries))
@@ -57,7 +59,7 @@ describe("the bytes of an entry", () => {
           JSON.stringify({ ...instance(), metadata: Object.keys(metadata).length === 0 ? undefined : metadata })
         )
       )
-      const read = decode(encodeInstance(instance({ metadata })))
+      const read = decode(encodeInstance(layout, instance({ metadata })))
       assert.isUndefined(read.problem)
       assert.deepStrictEqual(new Map(Object.entries(read.instance?.metadata ?? {})), new Map(Object.entries(metadata)))
     }))
@@ -67,7 +69,7 @@ describe("the bytes of an entry", () => {
 describe("reading entries", () => {
   it("keeps metadata whose keys mean something to JavaScript", () => {
     const metadata = Object.fromEntries([["__proto__", "a"], ["constructor", "b"], ["toString", "c"]])
-    const read = decode(encodeInstance(instance({ metadata })))
+    const read = decode(encodeInstance(layout, instance({ metadata })))
     assert.deepStrictEqual(Object.entries(read.instance?.metadata ?? {}).sort(), Object.entries(metadata).sort())
   })
 
@@ -112,9 +114,9 @@ describe("reading entries", () => {
   })
 
   it("deeper keys and the folder itself are no instances", () => {
-    assert.strictEqual(idOf(folder, "/services/orders/a"), "a")
-    assert.isUndefined(idOf(folder, "/services/orders/a/b"))
-    assert.isUndefined(idOf(folder, "/services/orders/"))
+    assert.strictEqual(idOf(layout, folder, "/services/orders/a"), "a")
+    assert.isUndefined(idOf(layout, folder, "/services/orders/a/b"))
+    assert.isUndefined(idOf(layout, folder, "/services/orders/"))
   })
 })
 
@@ -141,11 +143,14 @@ describe("an instance that cannot be registered", () => {
   it.effect("is named by field and rule", () =>
     Effect.forEach(cases, ([fields, field, rule]) =>
       Effect.gen(function*() {
-        const error = yield* Effect.flip(validateInstance(instance(fields)))
+        const error = yield* Effect.flip(validateInstance(layout, instance(fields)))
         assert.strictEqual(error.field, field)
         assert.match(error.rule, rule)
       })))
 
   it.effect("the limits themselves are fine", () =>
-    Effect.forEach([1, 65535], (port) => validateInstance(instance({ port, address: "[::1]", metadata: { "": "" } }))))
+    Effect.forEach(
+      [1, 65535],
+      (port) => validateInstance(layout, instance({ port, address: "[::1]", metadata: { "": "" } }))
+    ))
 })

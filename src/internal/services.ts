@@ -11,11 +11,11 @@ import { Registry } from "../Registry.ts"
 
 export type Services = Lock | Registry | ConfigCenter
 
-export type Prefixes = Pick<EtcdOptions, "lockPrefix" | "registryPrefix" | "configPrefix">
+export type Prefixes = Pick<EtcdOptions, "lockPrefix" | "registryPrefix" | "registryLayout" | "configPrefix">
 
 export const layerServices = (options: Prefixes): Layer.Layer<Services, InvalidOption, Etcd> =>
   Layer.mergeAll(
     Lock.layer({ prefix: options.lockPrefix }),
-    Registry.layer({ prefix: options.registryPrefix }),
+    Registry.layer({ prefix: options.registryPrefix, layout: options.registryLayout }),
     ConfigCenter.layer({ prefix: options.configPrefix })
   )

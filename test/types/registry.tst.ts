@@ -19,7 +19,9 @@ import {
   Registry,
   type Replaced,
   type ServiceEvent,
-  type ServiceInstance
+  type ServiceInstance,
+  ServiceLayout,
+  type ServiceLayoutName
 } from "../../src/index.ts"
 
 declare const registry: Registry["Service"]
@@ -47,6 +49,16 @@ expectTypeOf(registration.update({})).toEqualTypeOf<Effect.Effect<void, Replaced
 expectTypeOf(registration.unregister).toEqualTypeOf<Effect.Effect<void, EtcdError>>()
 
 expectTypeOf(Registry.layer()).toEqualTypeOf<Layer.Layer<Registry, InvalidOption, Etcd>>()
+expectTypeOf(Registry.layer({ layout: "go-zero", prefix: "rpc" })).toEqualTypeOf<
+  Layer.Layer<Registry, InvalidOption, Etcd>
+>()
+expectTypeOf(ServiceLayout.kratosWith({ scheme: "http" })).toEqualTypeOf<ServiceLayout>()
+expectTypeOf<ServiceLayoutName>().toEqualTypeOf<"coord" | "go-etcd" | "kratos" | "go-zero">()
+void Registry.layer({ layout: { ...ServiceLayout.goEtcd, prefix: "/targets" } })
+// @ts-expect-error -- not the name of one
+void Registry.layer({ layout: "consul" })
+// @ts-expect-error -- it cannot be read
+void Registry.layer({ layout: { name: "x", prefix: "/x", encode: () => "" } })
 
 type ChannelError = InvalidKey | InvalidOption | EtcdError
 

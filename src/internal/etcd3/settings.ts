@@ -12,6 +12,7 @@ import { createSecureContext } from "node:tls"
 import { InvalidOption } from "../../Errors.ts"
 import type { EtcdOptions, RetryOptions, TlsOptions } from "../../EtcdOptions.ts"
 import type { ClientSettings } from "../client/Client.ts"
+import { validatePlace } from "../registry/place.ts"
 import { isHost, validateDuration, validatePrefix } from "../validate.ts"
 import type { ConnectionSettings, TlsSettings } from "./connection.ts"
 
@@ -199,13 +200,17 @@ const parseNamespace = (namespace: string): Effect.Effect<string, InvalidOption>
 
 /** One below another would show the keys of one service to the other. */
 const validatePrefixes = Effect.fnUntraced(function*(options: EtcdOptions) {
+  const services = yield* validatePlace({ prefix: options.registryPrefix, layout: options.registryLayout })
   const prefixes = [
     ["lockPrefix", yield* validatePrefix(options.lockPrefix ?? "/locks", "lockPrefix")],
-    ["registryPrefix", yield* validatePrefix(options.registryPrefix ?? "/services", "registryPrefix")],
+    ["registryPrefix", services.prefix],
     ["configPrefix", yield* validatePrefix(options.configPrefix ?? "/config", "configPrefix")]
   ] as const
   for (const [option, prefix] of prefixes) {
-    const other = prefixes.find(([name, above]) => name !== option && `${prefix}/`.startsWith(`${above}/`))
+    // Without any prefix, keys of services start with a name, and so never with the "/" of the others.
+    const other = prefixes.find(([name, above]) =>
+      name !== option && above !== "" && `${prefix}/`.startsWith(`${above}/`)
+    )
     if (other !== undefined) return yield* invalid(option, `must not be ${other[0]} or lie below it`)
   }
 })

@@ -1,19 +1,23 @@
 /**
- * Instances as they are in etcd: `<prefix>/<name>/<id>`, and JSON that is byte for byte what Go's `encoding/json` writes for
- * the struct `{ id, name, address, port, metadata omitempty }`.
+ * Entries of a service: which keys are its instances, and what they say, in whatever layout.
  */
 import * as Effect from "effect/Effect"
 import * as Order from "effect/Order"
 import * as Result from "effect/Result"
-import * as Schema from "effect/Schema"
 import type { KeyValue } from "../../Etcd.ts"
 import { InvalidInstance, ServiceInstance } from "../../ServiceInstance.ts"
-import { compareBytes } from "../keys.ts"
-import { segmentRule } from "../validate.ts"
+import type { ServiceLayout } from "../../ServiceLayout.ts"
+import { keyRule, segmentRule } from "../validate.ts"
 
 // -----------------------------------------------------------------------------
 // Rules
 // -----------------------------------------------------------------------------
+
+export const nameRule = (layout: ServiceLayout, name: string): string | undefined =>
+  layout.nestedNames === true ? keyRule(name) : segmentRule(name)
+
+export const idRule = (layout: ServiceLayout, id: string): string | undefined =>
+  layout.nestedIds === true ? keyRule(id) : segmentRule(id)
 
 const notInAddress = /[\s\p{Cc}]/u
 
@@ -33,10 +37,13 @@ const textRule = (text: unknown): string | undefined =>
   typeof text !== "string" ? "must be a string" : text.isWellFormed() ? undefined : "must be well-formed Unicode"
 
 /** The first field that breaks a rule, and the rule. */
-const brokenRule = (instance: ServiceInstance): readonly [field: string, rule: string] | undefined => {
+const brokenRule = (
+  layout: ServiceLayout,
+  instance: ServiceInstance
+): readonly [field: string, rule: string] | undefined => {
   const rules: Array<readonly [string, string | undefined]> = [
-    ["name", segmentRule(instance.name)],
-    ["id", segmentRule(instance.id)],
+    ["name", nameRule(layout, instance.name)],
+    ["id", idRule(layout, instance.id)],
     ["address", addressRule(instance.address)],
     ["port", portRule(instance.port)]
   ]
@@ -47,8 +54,11 @@ const brokenRule = (instance: ServiceInstance): readonly [field: string, rule: s
   return undefined
 }
 
-export const validateInstance = (instance: ServiceInstance): Effect.Effect<ServiceInstance, InvalidInstance> => {
-  const broken = brokenRule(instance)
+export const validateInstance = (
+  layout: ServiceLayout,
+  instance: ServiceInstance
+): Effect.Effect<ServiceInstance, InvalidInstance> => {
+  const broken = brokenRule(layout, instance) ?? layout.rule?.(instance)
   return broken === undefined
     ? Effect.succeed(instance)
     : Effect.fail(new InvalidInstance({ id: instance.id, field: broken[0], rule: broken[1] }))
@@ -60,57 +70,25 @@ export const validateInstance = (instance: ServiceInstance): Effect.Effect<Servi
 
 const encoder = new TextEncoder()
 
-// What Go escapes and JSON.stringify does not; otherwise they agree since Go 1.22 (which writes \b and \f in short).
-const goEscapes = /[<>&\u2028\u2029]/g
-
-const quote = (text: string): string =>
-  JSON.stringify(text).replace(goEscapes, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`)
-
-const byBytes = Order.make<string>((a, b) => {
-  const difference = compareBytes(encoder.encode(a), encoder.encode(b))
-  return difference < 0 ? -1 : difference > 0 ? 1 : 0
-})
-
-export const encodeInstance = (instance: ServiceInstance): Uint8Array => {
-  const fields = [
-    `"id":${quote(instance.id)}`,
-    `"name":${quote(instance.name)}`,
-    `"address":${quote(instance.address)}`,
-    `"port":${instance.port}`
-  ]
-  const metadata = Object.entries(instance.metadata).sort(([a], [b]) => byBytes(a, b))
-  if (metadata.length > 0) {
-    fields.push(`"metadata":{${metadata.map(([key, value]) => `${quote(key)}:${quote(value)}`).join(",")}}`)
-  }
-  return encoder.encode(`{${fields.join(",")}}`)
+export const encodeInstance = (layout: ServiceLayout, instance: ServiceInstance): Uint8Array => {
+  const value = layout.encode(instance)
+  return typeof value === "string" ? encoder.encode(value) : value
 }
 
 // -----------------------------------------------------------------------------
 // Reading
 // -----------------------------------------------------------------------------
 
-const Entry = Schema.Struct({
-  id: Schema.String,
-  name: Schema.String,
-  address: Schema.String,
-  port: Schema.Number,
-  metadata: Schema.optionalKey(Schema.NullOr(Schema.Record(Schema.String, Schema.String)))
-})
-
-const decodeEntry = Schema.decodeUnknownResult(Entry)
-
-const decoder = new TextDecoder("utf-8", { fatal: true })
-
-/** Where the instances of a service live. Deeper keys are nobody's. */
+/** Where the instances of a service live. */
 export interface Folder {
   readonly name: string
   readonly path: string
 }
 
-/** The id that a key stands for, if it is one of an instance. */
-export const idOf = (folder: Folder, key: string): string | undefined => {
+/** The id that a key stands for, if it is one of an instance. Where ids have one segment, deeper keys are nobody's. */
+export const idOf = (layout: ServiceLayout, folder: Folder, key: string): string | undefined => {
   const id = key.slice(folder.path.length)
-  return id === "" || id.includes("/") ? undefined : id
+  return id === "" || (layout.nestedIds !== true && id.includes("/")) ? undefined : id
 }
 
 /** What an entry says; `problem` is what is odd about it, or why there is no instance. */
@@ -121,29 +99,41 @@ export interface Decoded {
 
 const unreadable = (problem: string): Decoded => ({ instance: undefined, problem })
 
-/** Each key value is decoded once, however many consumers see it. */
-const decoded = new WeakMap<KeyValue, Decoded>()
-
-export const decodeInstance = (folder: Folder, id: string, kv: KeyValue): Decoded => {
-  const known = decoded.get(kv)
-  if (known !== undefined) return known
-  const result = decode(folder, id, kv)
-  decoded.set(kv, result)
-  return result
+export const decodeInstance = (layout: ServiceLayout, folder: Folder, id: string, kv: KeyValue): Decoded => {
+  const { name } = folder
+  // What a user's layout throws must not end a list.
+  const entry = Result.try({
+    try: () => layout.decode(kv.value, { name, id }),
+    catch: () => `the layout ${layout.name} cannot read it`
+  }).pipe(Result.flatMap((decoded) => decoded))
+  if (Result.isFailure(entry)) return unreadable(entry.failure)
+  const { address, metadata, oddity, port } = entry.success
+  const instance = new ServiceInstance({ id, name, address, port, metadata })
+  const broken = brokenRule(layout, instance)
+  return broken === undefined ? { instance, problem: oddity } : unreadable(`${broken[0]} ${broken[1]}`)
 }
 
-const decode = (folder: Folder, id: string, kv: KeyValue): Decoded => {
-  const json = Result.try((): unknown => JSON.parse(decoder.decode(kv.value)))
-  if (Result.isFailure(json)) return unreadable("it is not JSON")
-  const entry = decodeEntry(json.success)
-  if (Result.isFailure(entry)) return unreadable("it is not an instance")
-  const { address, metadata, port } = entry.success
-  // The key decides who it is: that is what events, unregistration and replacement go by.
-  const instance = new ServiceInstance({ id, name: folder.name, address, port, metadata: metadata ?? {} })
-  const broken = brokenRule(instance)
-  if (broken !== undefined) return unreadable(`${broken[0]} ${broken[1]}`)
-  const isAlias = entry.success.id !== id || entry.success.name !== folder.name
-  return { instance, problem: isAlias ? "it calls itself by another name or id" : undefined }
+/** How many odd entries are remembered, so that each is told once and not at every look. */
+const maxRemembered = 1000
+
+/** The instance of an entry. A bad one never fails a list: it is left out, with a warning that names the key. */
+export const makeReader = (layout: ServiceLayout) => {
+  /** Each key value is decoded once, however many consumers see it. */
+  const decoded = new WeakMap<KeyValue, Decoded>()
+  const told = new Map<string, bigint>()
+  return (folder: Folder, kv: KeyValue): Effect.Effect<ServiceInstance | undefined> => {
+    const id = idOf(layout, folder, kv.key)
+    if (id === undefined) return Effect.undefined
+    const { instance, problem } = decoded.get(kv) ?? decodeInstance(layout, folder, id, kv)
+    decoded.set(kv, { instance, problem })
+    if (problem === undefined || told.get(kv.key) === kv.modRevision) return Effect.succeed(instance)
+    if (told.size >= maxRemembered) told.clear()
+    told.set(kv.key, kv.modRevision)
+    return Effect.logWarning(`${instance === undefined ? "entry skipped" : "odd entry"}: ${problem}`).pipe(
+      Effect.annotateLogs({ key: kv.key }),
+      Effect.as(instance)
+    )
+  }
 }
 
 /** Ascending by id. */

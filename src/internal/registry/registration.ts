@@ -21,11 +21,10 @@ import { Replaced, ServiceInstance } from "../../ServiceInstance.ts"
 import { pause } from "../follow.ts"
 import { compareBytes } from "../keys.ts"
 import { patienceWith } from "../session/Patience.ts"
-import type { SessionPool } from "../session/SessionPool.ts"
+import type { SessionPool, SlotRequest } from "../session/SessionPool.ts"
 import { isTransient, type Slot } from "../session/Slots.ts"
 import type { Change, SharedWatch } from "../SharedWatch.ts"
 import * as Telemetry from "../Telemetry.ts"
-import { encodeInstance } from "./entry.ts"
 
 /**
  * - `Registered`: the key is in etcd, as far as it is known.
@@ -44,11 +43,12 @@ export interface Ports {
 }
 
 export interface Place {
-  /** The key of the instance. */
-  readonly key: string
   /** The folder of its service. */
   readonly path: string
+  /** The key of the instance, or how it is made of a lease: then it moves with it. */
+  readonly keyOn: string | ((lease: bigint) => string)
   readonly ttl: Duration.Duration
+  readonly encode: (instance: ServiceInstance) => Uint8Array
 }
 
 /** A place on a lease; its scope gives it back. */
@@ -73,6 +73,9 @@ const backoff = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced
 /** In milliseconds. An instance is back within this of the end of an outage. */
 const longestPause = 2000
 
+/** The others are gone with their leases; etcd takes no more than 128 operations at once. */
+const maxOutdated = 16
+
 /** How long a denied watch of the own key waits until it is tried again. */
 const watchAgain = "30 seconds"
 
@@ -83,13 +86,16 @@ const watchAgain = "30 seconds"
 export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place: Place, instance: ServiceInstance) {
   const { etcd, pool, shared } = ports
   const patience = patienceWith(etcd)
-  const { key, path, ttl } = place
+  const { encode, keyOn, path, ttl } = place
   const status = yield* SubscriptionRef.make<RegistrationStatus>("Recovering")
   const turn = Semaphore.makeUnsafe(1)
   const wake = Latch.makeUnsafe(false)
 
-  let desired: Wish = { instance, bytes: encodeInstance(instance) }
+  let desired: Wish = { instance, bytes: encode(instance) }
   let held: Held | undefined
+  let key = typeof keyOn === "string" ? keyOn : path
+  /** Keys on leases that were lost and are not expired yet, it may be: what replaces them deletes them, so that nobody sees both. */
+  const outdated = new Set<string>()
   /** Leases that this registration has put its key on. */
   const leases = new Set<bigint>()
   /** The key when it was last known to be ours, and what was in it. */
@@ -142,9 +148,16 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
     if (held === undefined) return Effect.void
     const { scope, slot } = held
     held = undefined
+    // Only of a session that is over: nobody else can have taken the place of this key meanwhile.
+    if (typeof keyOn !== "string" && slot.session.lossUnsafe() !== undefined) outdated.add(slot.key)
     slot.lose("Deleted")
     return Scope.close(scope, Exit.void)
   })
+
+  // Two of one service cannot have their keys on the same lease where the lease makes the key.
+  const request: SlotRequest = typeof keyOn === "string"
+    ? { ttl, name: keyOn, key: () => keyOn }
+    : { ttl, name: path, key: keyOn }
 
   const hold = Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore): Effect.fn.Return<Slot, EtcdError> {
     const slot = heldUnsafe()
@@ -152,10 +165,11 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
     yield* letGo
     // In no scope: it would close before `release`, and the slot delete by its create revision, which a replacement shares.
     const child = yield* Scope.make()
-    const next = yield* restore(Scope.provide(pool.slot({ ttl, name: key, key: () => key }), child)).pipe(
+    const next = yield* restore(Scope.provide(pool.slot(request), child)).pipe(
       Effect.onError(() => Scope.close(child, Exit.void))
     )
     held = { slot: next, scope: child }
+    key = next.key
     leases.add(next.session.leaseId)
     yield* next.lost.pipe(Effect.andThen(Effect.sync(() => wake.openUnsafe())), Effect.forkIn(child))
     return next
@@ -184,9 +198,13 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
   const put = (slot: Slot, replaces: Seen | undefined) =>
     Effect.suspend(() => {
       const wish = desired
+      const moved = [...outdated].filter((old) => old !== key).slice(-maxOutdated)
       return etcd.txn({
         compare: [Compare.modRevision(key, "=", replaces?.modRevision ?? 0n)],
-        success: [Operation.put(key, wish.bytes, { lease: slot.session.leaseId })],
+        success: [
+          Operation.put(key, wish.bytes, { lease: slot.session.leaseId }),
+          ...moved.map((old) => Operation.delete(old))
+        ],
         failure: [Operation.range(key)]
       }).pipe(
         Effect.tapError(({ reason }) =>
@@ -200,6 +218,7 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
         Effect.map((answer): Verdict => {
           const modRevision = answer.revision
           if (answer.succeeded) {
+            outdated.clear()
             return ours(slot, { modRevision, createRevision: replaces?.createRevision ?? modRevision }, wish)
           }
           const found = answer.responses[0]
@@ -322,7 +341,7 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
 
   const want = (metadata: Readonly<Record<string, string>>): void => {
     const next = new ServiceInstance({ ...desired.instance, metadata })
-    desired = { instance: next, bytes: encodeInstance(next) }
+    desired = { instance: next, bytes: encode(next) }
   }
 
   /** For as long as the key is there. Nothing: it is not. */
@@ -419,6 +438,7 @@ export const makeRegistration = Effect.fnUntraced(function*(ports: Ports, place:
   })
 
   return {
+    keyUnsafe: () => key,
     status,
     start,
     /** Puts the key there again for as long as it runs; ends when the registration has been replaced. */
