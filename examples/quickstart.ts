@@ -1,12 +1,28 @@
 /**
- * The quick start: two workers share a lock, a service is registered and discovered, a configuration value is kept in step.
+ * The quick start: two workers share a lock, a service is registered and discovered, gRPC calls find its instances, a configuration value
+ * is kept in step.
  *
  *     npm start                                     # on an etcd inside this process
  *     npm run start:etcd                            # on an etcd that is started for it
  *     ETCD_ENDPOINTS=127.0.0.1:2379 npm start       # on a cluster
  */
 import { NodeRuntime } from "@effect/platform-node"
-import { Cause, Console, Effect, Fiber, Latch, type Layer, Queue, References, Schedule, Schema, Stream } from "effect"
+import { makeClientConstructor, type sendUnaryData, type ServiceError } from "@grpc/grpc-js"
+import {
+  Cause,
+  Console,
+  Effect,
+  Exit,
+  Fiber,
+  Latch,
+  type Layer,
+  Queue,
+  References,
+  Schedule,
+  Schema,
+  Scope,
+  Stream
+} from "effect"
 import {
   ConfigCenter,
   type ConfigEvent,
@@ -18,6 +34,7 @@ import {
   Lock,
   Operation,
   Registry,
+  serve,
   type ServiceEvent,
   ServiceInstance
 } from "../src/index.ts"
@@ -126,7 +143,76 @@ const services = Effect.fn(function*() {
 }, Effect.scoped)
 
 // -----------------------------------------------------------------------------
-// 4. Configuration
+// 4. gRPC
+// -----------------------------------------------------------------------------
+
+const toBytes = (text: string) => Buffer.from(text)
+const toText = (bytes: Buffer) => bytes.toString()
+
+// Usually generated from a .proto file: see the other examples. This service takes a text, and answers with one.
+const greeter = {
+  greet: {
+    path: "/quickstart.Greeter/Greet",
+    requestStream: false,
+    responseStream: false,
+    requestSerialize: toBytes,
+    requestDeserialize: toText,
+    responseSerialize: toBytes,
+    responseDeserialize: toText
+  }
+} as const
+
+/** Answers with its id. */
+const serveGreeter = (id: string) => {
+  const answer = (_: unknown, callback: sendUnaryData<string>) => callback(null, id)
+  return serve("greeter", (server) => server.addService(greeter, { greet: answer }), {
+    host: "127.0.0.1",
+    id,
+    propagation: "300 millis"
+  })
+}
+
+const calls = Effect.fn(function*() {
+  yield* step("4. gRPC: calls find the instances, and none fails while one is replaced")
+  const registry = yield* Registry
+  const life1 = yield* Scope.make()
+  yield* Effect.all([Scope.provide(serveGreeter("greeter-1"), life1), serveGreeter("greeter-2")])
+  yield* say("greeter-1 and greeter-2 serve, each on a port of its own")
+
+  const client = yield* registry.client(makeClientConstructor(greeter, "Greeter"), "greeter")
+  const greet = Effect.callback<string, ServiceError>((resume) => {
+    client["greet"]?.(
+      "hello",
+      (error: ServiceError | null, id: string) => resume(error === null ? Effect.succeed(id) : Effect.fail(error))
+    )
+  })
+  const answers = new Map<string, number>()
+  const calling = yield* greet.pipe(
+    Effect.catch((error) => Effect.succeed(`nobody: ${error.message}`)),
+    Effect.map((id) => answers.set(id, (answers.get(id) ?? 0) + 1)),
+    Effect.repeat(Schedule.spaced("2 millis")),
+    Effect.forkScoped
+  )
+  const answered = (...ids: ReadonlyArray<string>) =>
+    Effect.repeat(Effect.sync(() => ids.every((id) => answers.has(id))), { until: (all) => all, schedule: tick })
+
+  yield* answered("greeter-1", "greeter-2")
+  yield* say("a client calls them in turn, and goes on calling")
+  yield* serveGreeter("greeter-3")
+  yield* answered("greeter-3")
+  yield* say("greeter-3 starts, and has its share")
+  yield* Scope.close(life1, Exit.void)
+  yield* say("greeter-1 has ended: its scope is closed, its calls are answered, its port is free")
+  yield* Fiber.interrupt(calling)
+
+  const count = (failed: boolean) =>
+    [...answers].filter(([id]) => id.startsWith("nobody") === failed).reduce((sum, [, calls]) => sum + calls, 0)
+  yield* say(`who answered: ${[...answers].map(([id, calls]) => `${id} ${calls}`).toSorted().join(", ")}`)
+  yield* say(`calls: ${count(false) + count(true)}, of which failed: ${count(true)}`)
+}, Effect.scoped)
+
+// -----------------------------------------------------------------------------
+// 5. Configuration
 // -----------------------------------------------------------------------------
 
 const Limits = Schema.Struct({ perSecond: Schema.Int, burst: Schema.Int })
@@ -148,7 +234,7 @@ const describeConfig = (event: ConfigEvent<Limits>): string => {
 }
 
 const configuration = Effect.fn(function*() {
-  yield* step("4. Configuration: typed values that everybody sees change")
+  yield* step("5. Configuration: typed values that everybody sees change")
   const config = yield* ConfigCenter
   const etcd = yield* Etcd
 
@@ -175,11 +261,11 @@ const configuration = Effect.fn(function*() {
 }, Effect.scoped)
 
 // -----------------------------------------------------------------------------
-// 5. The end
+// 6. The end
 // -----------------------------------------------------------------------------
 
 const nothingIsLeft = Effect.fn(function*(client: Client) {
-  yield* step("5. The end: everything has been released by its scope")
+  yield* step("6. The end: everything has been released by its scope")
   const { count } = yield* Effect.provide(
     Effect.flatMap(Etcd, (etcd) => etcd.range({ prefix: "", countOnly: true })),
     client()
@@ -220,6 +306,7 @@ const program = Effect.gen(function*() {
   yield* locks(client).pipe(
     Effect.andThen(fencing()),
     Effect.andThen(services()),
+    Effect.andThen(calls()),
     Effect.andThen(configuration()),
     Effect.provide(client())
   )

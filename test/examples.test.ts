@@ -59,13 +59,19 @@ const shown: Record<string, ReadonlyArray<string | RegExp>> = {
     "discovered: 10.0.0.7:8081, 10.0.0.7:8082",
     "> Put orders-2 at 10.0.0.7:8082, zone west",
     "> Delete orders-1 at 10.0.0.7:8081, zone north",
-    /^4\. Configuration/,
+    /^4\. gRPC/,
+    "greeter-1 and greeter-2 serve, each on a port of its own",
+    "greeter-3 starts, and has its share",
+    /^greeter-1 has ended/,
+    /^who answered: greeter-1 \d+, greeter-2 \d+, greeter-3 \d+$/,
+    /^calls: \d{2,}, of which failed: 0$/,
+    /^5\. Configuration/,
     "> Put 200/s, burst 20, before: 100/s, burst 20",
     "the same over the old version: VersionConflict, nothing was written",
     "> Invalid: Expected number at perSecond",
     "a live reference keeps the last good value: 200/s, burst 20",
     "> Delete",
-    /^5\. The end/,
+    /^6\. The end/,
     "keys left in etcd: 0"
   ],
   lock: [
@@ -92,11 +98,21 @@ const shown: Record<string, ReadonlyArray<string | RegExp>> = {
     "it has registered itself again",
     "discovered: billing-1",
     /^invalid instance "billing-3": port must be/
-  ]
+  ],
+  "grpc-proto-loader": [
+    /^client: hello ann, from greeter-[12]$/,
+    /^channel: hello bob, from greeter-[12]$/,
+    /^target: hello eve, from greeter-[12]$/
+  ],
+  "grpc-ts-proto": ["answered by greeter-1 and greeter-2", "good morning bob", "good evening bob"],
+  "grpc-nice-grpc": [/^hello ann, from greeter-[12]$/, "good morning bob", "good evening bob"],
+  "grpc-connect": [/^hello ann, from greeter-[12]$/, "hello bob", "hello eve"]
 }
 
 it("has an expectation for every example", () => {
-  const files = Fs.readdirSync(Path.join(root, "examples")).map((file) => Path.parse(file).name)
+  const files = Fs.readdirSync(Path.join(root, "examples")).filter((file) => file.endsWith(".ts")).map((file) =>
+    Path.parse(file).name
+  )
   assert.deepStrictEqual(files.toSorted(), Object.keys(shown).toSorted())
 })
 
@@ -116,7 +132,7 @@ layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })("o
         assert.strictEqual(yield* server.etcdctl("get", "", "--prefix", "--keys-only"), "", `keys left by ${name}`)
         assert.strictEqual((yield* server.etcdctl("lease", "list")).trim(), "found 0 leases", `leases left by ${name}`)
       }
-    }))
+    }), { timeout: 180_000 })
 })
 
 it.live("the quick start says which etcd it cannot reach, and fails", () =>

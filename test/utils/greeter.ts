@@ -16,7 +16,7 @@ export interface Greeter {
   readonly release: () => void
 }
 
-/** Whoever is called "held" waits to be released. */
+/** Whoever is called "held" waits to be released, "busy" for 50 ms. */
 export const makeGreeter = (instance: string): Greeter => {
   const held = new Set<() => void>()
   const reply = (...names: ReadonlyArray<string>): GreetReply => ({
@@ -26,6 +26,10 @@ export const makeGreeter = (instance: string): Greeter => {
   const handlers: GreeterServer = {
     greet: (call, callback) => {
       const answer = () => callback(null, reply(call.request.name))
+      if (call.request.name === "busy") {
+        setTimeout(answer, 50)
+        return
+      }
       if (call.request.name !== "held") return answer()
       const end = () => {
         held.delete(end)

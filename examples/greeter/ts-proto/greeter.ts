@@ -86,10 +86,10 @@ export const GreetRequest: MessageFns<GreetRequest> = {
     }
   },
 
-  create<I extends Exact<DeepPartial<GreetRequest>, I>>(base?: I): GreetRequest {
-    return GreetRequest.fromPartial(base ?? ({} as any));
+  create(base?: DeepPartial<GreetRequest>): GreetRequest {
+    return GreetRequest.fromPartial(base ?? {});
   },
-  fromPartial<I extends Exact<DeepPartial<GreetRequest>, I>>(object: I): GreetRequest {
+  fromPartial(object: DeepPartial<GreetRequest>): GreetRequest {
     const message = createBaseGreetRequest();
     message.name = object.name ?? "";
     return message;
@@ -152,10 +152,10 @@ export const GreetReply: MessageFns<GreetReply> = {
     }
   },
 
-  create<I extends Exact<DeepPartial<GreetReply>, I>>(base?: I): GreetReply {
-    return GreetReply.fromPartial(base ?? ({} as any));
+  create(base?: DeepPartial<GreetReply>): GreetReply {
+    return GreetReply.fromPartial(base ?? {});
   },
-  fromPartial<I extends Exact<DeepPartial<GreetReply>, I>>(object: I): GreetReply {
+  fromPartial(object: DeepPartial<GreetReply>): GreetReply {
     const message = createBaseGreetReply();
     message.greeting = object.greeting ?? "";
     message.instance = object.instance ?? "";
@@ -302,13 +302,9 @@ export type DeepPartial<T> = T extends Builtin ? T
   : T extends {} ? { [K in keyof T]?: DeepPartial<T[K]> }
   : Partial<T>;
 
-type KeysOfUnion<T> = T extends T ? keyof T : never;
-export type Exact<P, I extends P> = P extends Builtin ? P
-  : P & { [K in keyof P]: Exact<P[K], I[K]> } & { [K in Exclude<keyof I, KeysOfUnion<P>>]: never };
-
 export interface MessageFns<T> {
   encode(message: T, writer?: BinaryWriter): BinaryWriter;
   decode(input: BinaryReader | Uint8Array, length?: number): T;
-  create<I extends Exact<DeepPartial<T>, I>>(base?: I): T;
-  fromPartial<I extends Exact<DeepPartial<T>, I>>(object: I): T;
+  create(base?: DeepPartial<T>): T;
+  fromPartial(object: DeepPartial<T>): T;
 }
