@@ -208,7 +208,7 @@ const make = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Lock["Service"], InvalidOption, Etcd | Scope.Scope> {
   const etcd = yield* Etcd
   const prefix = yield* validatePrefix(prefixOption, "lockPrefix")
-  const pool = yield* makeSessionPool(etcd)
+  const pool = yield* makeSessionPool(etcd, `${prefix}/`)
   const queue = makeLocalQueue()
 
   const makeHandle = (

@@ -225,7 +225,7 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
   const root = rootOf(prefix)
   const etcd = yield* Etcd
   const shared = yield* makeSharedWatch(etcd)
-  const pool = yield* makeSessionPool(etcd)
+  const pool = yield* makeSessionPool(etcd, root)
   const registered = new Set<string>()
   const instanceOf = makeReader(layout)
 

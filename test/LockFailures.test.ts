@@ -99,7 +99,7 @@ describe("Lock, when something fails beside it", () => {
             leases.push(new WeakRef(copy))
             return copy
           })
-      })
+      }, "")
       for (let i = 0; i < 50; i++) {
         yield* Effect.scoped(pool.slot({ ttl: Duration.seconds(2), name: "job", key: String }))
         yield* TestClock.adjust("10 seconds")
@@ -469,6 +469,19 @@ describe("Lock, when something fails beside it", () => {
       yield* link.setFate(() => ({}))
       yield* TestClock.adjust("10 seconds")
       yield* Fiber.join(unlocking)
+    }))
+
+  it.effect("keys of users that live on the lease of a lock stay while it is held", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { etcd, lock } = yield* world.client
+      const handle = yield* lock.acquire("job", { ttl: "3 seconds" })
+      const [holder] = yield* lock.waiters("job")
+      const own = Operation.put("/status/job", "running", { lease: holder?.leaseId })
+      yield* handle.fenced({ success: [own] })
+      yield* TestClock.adjust("10 seconds")
+      assert.strictEqual((yield* etcd.range({ key: "/status/job" })).count, 1)
+      yield* handle.unlock
     }))
 
   it.effect("released entries that a restored snapshot brings back do not keep the locks of a process that goes on", () =>

@@ -38,7 +38,9 @@ export interface LeaseSession {
 
 export const makeLeaseSession = Effect.fnUntraced(function*(
   etcd: Etcd["Service"],
-  requestedTtl: Duration.Duration
+  requestedTtl: Duration.Duration,
+  /** Below it only slots put keys on this lease. What is elsewhere on it belongs to users. */
+  prefix?: string
 ): Effect.fn.Return<LeaseSession, EtcdError, Scope.Scope> {
   const scope = yield* Effect.scope
   const clock = yield* Clock.Clock
@@ -115,7 +117,7 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
       if (stillExpected && (kv?.createRevision !== createRevision || kv.lease !== lease.id)) slot.lose("Deleted")
     }
     for (const key of onLease) {
-      if (slots.owns(key)) continue
+      if (slots.owns(key) || prefix === undefined || !key.startsWith(prefix)) continue
       const kv = yield* readKey(key)
       if (kv === undefined || kv.lease !== lease.id || slots.owns(key)) continue
       yield* Effect.logWarning("deleting a key that nobody owns any more").pipe(Effect.annotateLogs({ key }))

@@ -56,7 +56,9 @@ const maxIdle = Duration.minutes(1)
 const Retired = "Retired" as const
 
 export const makeSessionPool = Effect.fnUntraced(function*(
-  etcd: Etcd["Service"]
+  etcd: Etcd["Service"],
+  /** All keys of its slots start with it. */
+  prefix: string
 ): Effect.fn.Return<SessionPool, never, Scope.Scope> {
   /** Lanes that take new keys, by TTL in seconds. */
   const lanes = new Map<number, Array<Lane>>()
@@ -87,7 +89,7 @@ export const makeSessionPool = Effect.fnUntraced(function*(
     ): Effect.fn.Return<LeaseSession, EtcdError | typeof Retired, Scope.Scope> {
       const lane = byId.get(id)
       if (lane === undefined) return yield* Effect.fail(Retired)
-      const session = yield* Effect.onError(makeLeaseSession(etcd, lane.ttl), () => forget(lane))
+      const session = yield* Effect.onError(makeLeaseSession(etcd, lane.ttl, prefix), () => forget(lane))
       lane.session = session
       // Added last, so it runs first: a session that closes, after its idle time for one, is chosen no more.
       yield* Effect.addFinalizer(() => forget(lane))
