@@ -10,6 +10,8 @@
  * - a write of unknown fate happens only where somebody notices; if it is overwritten unseen, it may as well never have happened.
  */
 
+import { makeEvents } from "./historyEvents.ts"
+
 /** Compared by `===`. */
 export type Value = string | number | boolean | null
 
@@ -97,10 +99,11 @@ export const showVerdict = (verdict: Verdict): string => {
 }
 
 const showOperation = ({ call, client, invoked, outcome, returned }: Operation): string => {
-  const { _tag: name, ...given } = call
   const { _tag: ended, ...told } = outcome
-  return `  [${invoked}, ${returned}] ${client}: ${name} ${show(given)} -> ${ended} ${show(told)}`
+  return `  [${invoked}, ${returned}] ${client}: ${showCall(call)} -> ${ended} ${show(told)}`
 }
+
+const showCall = ({ _tag: name, ...given }: Call): string => `${name} ${show(given)}`
 
 const show = (content: object): string =>
   Object.entries(content).map(([name, value]) => `${name}=${typeof value === "string" ? JSON.stringify(value) : value}`)
@@ -126,12 +129,19 @@ interface State {
 const initial: State = { present: false, value: null, version: 0n, exact: true, unseen: false }
 
 /** The state as somebody sees it who is told a version, or none; `undefined` when it cannot be that one. */
-const seen = (state: State, version: bigint | undefined): State | undefined => {
+const seen = (
+  state: State,
+  version: bigint | undefined,
+  acknowledged: ReadonlySet<bigint>
+): State | undefined => {
   if (version === 0n) return seenAbsent(state)
   if (!state.present) return undefined
   if (version === undefined) return state.unseen ? { ...state, unseen: false } : state
   if (state.exact) return state.version === version ? state : undefined
-  return version > state.version ? { ...state, version, exact: true, unseen: false } : undefined
+  // A version that was acknowledged to another write cannot be that of this one.
+  return version > state.version && !acknowledged.has(version)
+    ? { ...state, version, exact: true, unseen: false }
+    : undefined
 }
 
 const seenAbsent = (state: State): State | undefined =>
@@ -149,25 +159,29 @@ const deleted = (state: State, unseen: boolean): State | undefined =>
   state.present ? { ...initial, version: state.version, unseen } : undefined
 
 /** The state after an operation, the same one if nothing changes, or `undefined` where it cannot have ended as it did. */
-const apply = (state: State, { call, outcome }: Operation): State | undefined => {
+const apply = (
+  state: State,
+  { call, outcome }: Operation,
+  acknowledged: ReadonlySet<bigint>
+): State | undefined => {
   if (outcome._tag === "Absent") return seenAbsent(state)
   if (outcome._tag === "Conflict") {
     return call._tag === "compareAndSet" && call.expected === outcome.actual
       ? undefined
-      : seen(state, outcome.actual)
+      : seen(state, outcome.actual, acknowledged)
   }
   switch (call._tag) {
     case "get":
       return outcome._tag === "Found" && state.value === outcome.value
-        ? seen(state, outcome.version)
+        ? seen(state, outcome.version, acknowledged)
         : undefined
     case "set":
       return state.unseen ? undefined : written(state, call.value, outcome)
     case "compareAndSet":
-      return written(seen(state, call.expected), call.value, outcome)
+      return written(seen(state, call.expected, acknowledged), call.value, outcome)
     case "update":
       return state.value === call.from
-        ? written(seen(state, undefined), call.value, outcome)
+        ? written(seen(state, undefined, acknowledged), call.value, outcome)
         : undefined
     case "delete":
       if (outcome._tag === "Deleted") return deleted(state, false)
@@ -201,7 +215,8 @@ const search = (key: string, operations: ReadonlyArray<Operation>, maxSteps: num
 
 /** An order that grows and shrinks, and the state after it. */
 const makeOrder = (operations: ReadonlyArray<Operation>) => {
-  const rank = ranks(operations)
+  const { acknowledged, rank } = ranks(operations)
+  const twin = twins(operations)
   const list = makeEvents(operations)
   const dead = makeMemory(operations.length)
   const isOpen = (i: number): boolean => operations[i]?.outcome._tag !== "Ambiguous"
@@ -249,7 +264,9 @@ const makeOrder = (operations: ReadonlyArray<Operation>) => {
       for (let event = from; list.isCall(event); event = list.after(event)) {
         const operation = operations[event]
         if (operation === undefined || (rank[event] ?? -1) > nextRank) continue
-        const to = apply(state, operation)
+        const other = twin[event]
+        if (other !== undefined && !dead.includes(other)) continue
+        const to = apply(state, operation, acknowledged)
         if (to === undefined || dead.has(event, to)) continue
         take(event, to, false)
         return true
@@ -262,7 +279,7 @@ const makeOrder = (operations: ReadonlyArray<Operation>) => {
       for (let event = list.first(); list.isCall(event);) {
         const operation = operations[event]
         const left = list.before(event)
-        if (operation !== undefined && looks(operation) && apply(state, operation) === state) {
+        if (operation !== undefined && looks(operation) && apply(state, operation, acknowledged) === state) {
           take(event, state, true)
           event = list.after(left)
         } else {
@@ -287,14 +304,40 @@ const looks = ({ call, outcome }: Operation): boolean =>
   call._tag === "get" || outcome._tag === "Absent" || outcome._tag === "Conflict"
 
 /** The places of the acknowledged writes in the only order that their versions allow; `-1` for all others. */
-const ranks = (operations: ReadonlyArray<Operation>): Int32Array => {
+const ranks = (operations: ReadonlyArray<Operation>) => {
   const versions = operations.flatMap(({ outcome }, i) =>
     outcome._tag === "Written" ? [{ i, version: outcome.version }] : []
   )
   versions.sort((a, b) => a.version < b.version ? -1 : a.version > b.version ? 1 : 0)
   const rank = new Int32Array(operations.length).fill(-1)
   versions.forEach(({ i }, place) => rank[i] = place)
-  return rank
+  return { rank, acknowledged: new Set(versions.map(({ version }) => version)) }
+}
+
+/**
+ * For each write of unknown fate the one that was begun before it and does the same: whatever the later does, the earlier can do. Values that
+ * nobody has read are all the same.
+ */
+const twins = (operations: ReadonlyArray<Operation>): ReadonlyArray<number | undefined> => {
+  const read = new Set<Value>()
+  for (const { call, outcome } of operations) {
+    if (outcome._tag === "Found") read.add(outcome.value)
+    if (call._tag === "update") read.add(call.from)
+  }
+  const latest = new Map<string, number>()
+  const twin: Array<number | undefined> = operations.map(() => undefined)
+  operations.map((_, i) => i)
+    .sort((a, b) => (operations[a]?.invoked ?? 0) - (operations[b]?.invoked ?? 0))
+    .forEach((i) => {
+      const operation = operations[i]
+      if (operation?.outcome._tag !== "Ambiguous") return
+      const { call } = operation
+      const isUnread = "value" in call && !read.has(call.value)
+      const name = isUnread ? `unread ${showCall({ ...call, value: null })}` : showCall(call)
+      twin[i] = latest.get(name)
+      latest.set(name, i)
+    })
+  return twin
 }
 
 const report = (key: string, operations: ReadonlyArray<Operation>, longest: ReadonlyArray<number>): Verdict => {
@@ -312,61 +355,6 @@ const report = (key: string, operations: ReadonlyArray<Operation>, longest: Read
   }
 }
 
-/**
- * What is left of the history, as a linked list of its calls and returns: event `i` is the call of operation `i`, event `count + i`
- * its return, if it has one. A call that no return stands before can come next.
- */
-const makeEvents = (operations: ReadonlyArray<Operation>) => {
-  const count = operations.length
-  const end = 2 * count
-  const next = new Int32Array(end + 1)
-  const previous = new Int32Array(end + 1)
-  const time = (event: number): number =>
-    (event < count ? operations[event]?.invoked : operations[event - count]?.returned) ?? 0
-  const returns = (i: number): boolean => operations[i]?.outcome._tag !== "Ambiguous"
-
-  const events: Array<number> = []
-  for (let i = 0; i < count; i++) {
-    events.push(i)
-    if (returns(i)) events.push(count + i)
-  }
-  // Of the same moment: calls first, as nothing is known to have come before.
-  events.sort((a, b) => time(a) - time(b) || Number(a >= count) - Number(b >= count))
-  let last = end
-  for (const event of events) {
-    next[last] = event
-    previous[event] = last
-    last = event
-  }
-  next[last] = end
-  previous[end] = last
-
-  const after = (event: number): number => next[event] ?? end
-  const unlink = (event: number): void => {
-    next[previous[event] ?? end] = after(event)
-    previous[after(event)] = previous[event] ?? end
-  }
-  const link = (event: number): void => {
-    next[previous[event] ?? end] = event
-    previous[after(event)] = event
-  }
-  return {
-    first: () => after(end),
-    after,
-    before: (event: number): number => previous[event] ?? end,
-    isCall: (event: number): boolean => event < count,
-    remove: (i: number): void => {
-      unlink(i)
-      if (returns(i)) unlink(count + i)
-    },
-    // In the opposite order, so that each finds its old neighbours.
-    restore: (i: number): void => {
-      if (returns(i)) link(count + i)
-      link(i)
-    }
-  }
-}
-
 /** Which operations are taken in, and from which sets and states nothing was found. Filled on the way back: most histories never need it. */
 const makeMemory = (count: number) => {
   const words = new Uint16Array(Math.ceil(count / 16))
@@ -379,6 +367,7 @@ const makeMemory = (count: number) => {
   return {
     /** In, or out again. */
     flip,
+    includes: (i: number): boolean => ((words[i >> 4] ?? 0) >> (i & 15) & 1) === 1,
     bury: (state: State): void => {
       buried.add(name(state))
     },
