@@ -53,7 +53,8 @@ export interface Backend {
   readonly port: number
   /** Calls begun. */
   calls: number
-  /** When the last call began, on `performance.now()`. */
+  /** When the first and the last call began, on `performance.now()`. */
+  firstCall: number
   lastCall: number
   /** Over how many connections calls came. */
   readonly connections: () => number
@@ -75,6 +76,7 @@ export const startBackend = (
       peers.add(peer)
       backend.calls++
       backend.lastCall = performance.now()
+      if (backend.calls === 1) backend.firstCall = backend.lastCall
     }
     const call: grpc.handleUnaryCall<Request, Reply> = (call, callback) => {
       begin(call.getPeer())
@@ -107,6 +109,7 @@ export const startBackend = (
       host,
       port,
       calls: 0,
+      firstCall: 0,
       lastCall: 0,
       connections: () => peers.size,
       instance: (metadata = {}, name = "echo") => new ServiceInstance({ id, name, address: host, port, metadata }),
