@@ -5,10 +5,8 @@ import * as Layer from "effect/Layer"
 import * as Path from "node:path"
 import { Etcd, Operation } from "../../src/Etcd.ts"
 import { layerEtcd } from "../../src/EtcdLive.ts"
-import { encodeInstance } from "../../src/internal/registry/entry.ts"
 import { Registry } from "../../src/Registry.ts"
 import type { ChannelOptions } from "../../src/ServiceChannel.ts"
-import { ServiceInstance } from "../../src/ServiceInstance.ts"
 import { Echo } from "../../test/grpc/echo.ts"
 import { makeEtcdServer } from "../../test/utils/EtcdServer.ts"
 import { run } from "../../test/utils/processes.ts"
@@ -28,12 +26,8 @@ export const makeWorld = Effect.gen(function*() {
       const key = (id: string) => `/services/${name}/${id}`
       return {
         name,
-        put: (id: string, port: number, address = "127.0.0.1", metadata: Record<string, string> = {}) =>
-          operator.txn({
-            success: [
-              Operation.put(key(id), encodeInstance(new ServiceInstance({ id, name, address, port, metadata })))
-            ]
-          }),
+        put: (id: string, port: number, address = "127.0.0.1") =>
+          operator.txn({ success: [Operation.put(key(id), JSON.stringify({ id, name, address, port }))] }),
         delete: (id: string) => operator.txn({ success: [Operation.delete(key(id))] }),
         client: (options: ChannelOptions = {}) => registry.client(Echo, name, options)
       }
