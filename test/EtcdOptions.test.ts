@@ -25,6 +25,7 @@ describe("options", () => {
       const { retry, ...settings } = yield* makeSettings({})
       assert.isTrue(Schedule.isSchedule(retry))
       assert.deepStrictEqual(settings, {
+        batching: "all",
         endpoints: [{ host: "127.0.0.1", port: 2379 }],
         tls: undefined,
         credentials: undefined,

@@ -10,6 +10,7 @@ import * as Stream from "effect/Stream"
 import type { Etcd, KeyRange, Lease, Operation, TxnRequest, WatchItem } from "../../Etcd.ts"
 import { Closed, EtcdError, InvalidArgument } from "../../EtcdError.ts"
 import type { Transport } from "../Transport.ts"
+import { type Batching, makeBatching } from "./batching.ts"
 import { withNamespace } from "./namespace.ts"
 import {
   hedge,
@@ -26,6 +27,8 @@ import { watchFrom, watchNow } from "./watch.ts"
 export interface ClientSettings extends RetrySettings {
   /** Put before every key; `""`: nothing. */
   readonly namespace: string
+  /** What travels together when it is asked for together: everything unless said otherwise. */
+  readonly batching?: Batching | undefined
 }
 
 export const makeEtcd = Effect.fnUntraced(function*(
@@ -37,10 +40,10 @@ export const makeEtcd = Effect.fnUntraced(function*(
   yield* Effect.addFinalizer(() => Deferred.fail(closed, new EtcdError({ operation: "close", reason: new Closed({}) })))
   const untilClosed = Deferred.await(closed)
 
-  const transport = withNamespace(guard(inner, closed), settings.namespace)
-  const idempotent = retryIdempotent(settings)
   const ask = hedge(settings)
-  const read = <A>(attempt: Effect.Effect<A, EtcdError>) => idempotent(ask(attempt))
+  const batching = yield* makeBatching(inner, ask, settings.batching ?? "all")
+  const transport = withNamespace(guard(batching, closed), settings.namespace)
+  const read = retryIdempotent(settings)
   const write = retryWrite(settings)
   const granting = retryWhile(settings, (error) => isUnavailable(error) || isUnanswered(error), 1)
 
@@ -75,9 +78,9 @@ export const makeEtcd = Effect.fnUntraced(function*(
     range: (request) => transport.range(request).pipe(read, named("range", rangeKey(request))),
     txn: (request) => transport.txn(request).pipe(isReadOnly(request) ? read : write, named("txn", txnKey(request))),
     leaseGrant: (ttl) => leaseGrant(ttl).pipe(named("leaseGrant")),
-    leaseKeepAlive: (id) => transport.leaseKeepAlive(id).pipe(idempotent, named("leaseKeepAlive")),
-    leaseRevoke: (id) => transport.leaseRevoke(id).pipe(idempotent, named("leaseRevoke")),
-    leaseTimeToLive: (id) => transport.leaseTimeToLive(id).pipe(read, named("leaseTimeToLive")),
+    leaseKeepAlive: (id) => transport.leaseKeepAlive(id).pipe(read, named("leaseKeepAlive")),
+    leaseRevoke: (id) => transport.leaseRevoke(id).pipe(read, named("leaseRevoke")),
+    leaseTimeToLive: (id) => transport.leaseTimeToLive(id).pipe(ask, read, named("leaseTimeToLive")),
     watch: (request) => {
       // etcd would watch something else.
       if ("key" in request && request.key === "") return Stream.fail(withoutKey)

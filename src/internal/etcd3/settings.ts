@@ -23,10 +23,12 @@ export const makeSettings = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Settings, InvalidOption> {
   const { endpoints, secure } = yield* parseEndpoints(options.endpoints)
   yield* validatePrefixes(options)
+  const credentials = yield* parseCredentials(options)
   return {
     endpoints,
     tls: yield* parseTls(options.tls, secure),
-    credentials: yield* parseCredentials(options),
+    credentials,
+    batching: options.batching === false ? "off" : credentials === undefined ? "all" : "reads",
     timeout: yield* validateDuration("timeout", options.timeout, defaultTimeout),
     dialTimeout: yield* validateDuration("dialTimeout", options.dialTimeout, defaultTimeout),
     retry: yield* parseRetry(options.retry ?? {}),

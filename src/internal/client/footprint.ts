@@ -1,0 +1,103 @@
+/**
+ * What a transaction may read and write, and whether it may travel with others. As nested transactions of one, all compares see
+ * the store before it, and all ranges see what was written before them in it: so nobody may read or write what another
+ * one writes.
+ */
+import type { KeyRange, Operation, TxnRequest } from "../../Etcd.ts"
+
+export interface Footprint {
+  readonly reads: Keys
+  readonly writes: Keys
+  /** What etcd counts against its limit of operations: the widest level, and the deepest below it. */
+  readonly weight: number
+  /** About how many bytes it takes. */
+  readonly size: number
+}
+
+/** Where these intersect is a question of strings: what is not is not among them. */
+export interface Keys {
+  readonly keys: ReadonlyArray<string>
+  readonly prefixes: ReadonlyArray<string>
+}
+
+/** Of the field's tags and lengths. */
+const overhead = 24
+
+/** Nothing for what goes alone: a range that is no prefix, and a key that is no text, as two of those can stand for the same bytes. */
+export const footprintOf = (request: TxnRequest): Footprint | undefined => {
+  const reads = { keys: Array<string>(), prefixes: Array<string>() }
+  const writes = { keys: Array<string>(), prefixes: Array<string>() }
+  let size = 0
+  let alone = false
+
+  const touch = (range: KeyRange, on: typeof reads, value: string | Uint8Array = "") => {
+    if ("from" in range) {
+      alone = true
+      return
+    }
+    const text = "key" in range ? range.key : range.prefix
+    alone ||= !text.isWellFormed()
+    size += overhead + text.length + value.length
+    if ("key" in range) on.keys.push(text)
+    else on.prefixes.push(text)
+  }
+  const weigh = ({ compare = [], failure = [], success = [] }: TxnRequest): number => {
+    for (const one of compare) touch(one, reads, one.target === "value" ? one.value : "")
+    let below = 0
+    for (const operation of success) below = Math.max(below, visit(operation))
+    for (const operation of failure) below = Math.max(below, visit(operation))
+    return Math.max(compare.length, success.length, failure.length) + below
+  }
+  const visit = (operation: Operation): number => {
+    switch (operation._tag) {
+      case "Put":
+        touch(operation, writes, operation.value)
+        return 0
+      case "Delete":
+        touch(operation, writes)
+        return 0
+      case "Range":
+        touch(operation, reads)
+        return 0
+      case "Txn":
+        return weigh(operation)
+    }
+  }
+  const weight = weigh(request)
+  return alone ? undefined : { reads, writes, weight, size }
+}
+
+export interface Company {
+  /** Whether it can travel with those who are there, none noticing the others; then it is one of them. */
+  readonly join: (footprint: Footprint) => boolean
+}
+
+export const makeCompany = (): Company => {
+  const read = makeTouched()
+  const written = makeTouched()
+  return {
+    join: ({ reads, writes }) => {
+      if (written.meets(reads) || written.meets(writes) || read.meets(writes)) return false
+      read.add(reads)
+      written.add(writes)
+      return true
+    }
+  }
+}
+
+const makeTouched = () => {
+  const known = new Set<string>()
+  const folders: Array<string> = []
+  return {
+    add: ({ keys, prefixes }: Keys) => {
+      for (const key of keys) known.add(key)
+      folders.push(...prefixes)
+    },
+    meets: ({ keys, prefixes }: Keys): boolean =>
+      keys.some((key) => known.has(key) || folders.some((folder) => key.startsWith(folder))) ||
+      prefixes.some((prefix) =>
+        folders.some((folder) => folder.startsWith(prefix) || prefix.startsWith(folder)) ||
+        [...known].some((key) => key.startsWith(prefix))
+      )
+  }
+}
