@@ -2,10 +2,9 @@
  * What is asked for together travels together: a call costs much the same whatever it carries, and so does a commit of etcd. While a
  * call is on its way, those that come after it are gathered, and sent as one when it is answered; who comes alone waits for nobody.
  */
-import type * as Context from "effect/Context"
-import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as FiberSet from "effect/FiberSet"
 import type * as Scope from "effect/Scope"
 import { Closed, EtcdError } from "../../EtcdError.ts"
 
@@ -14,158 +13,164 @@ export interface Kind<Request, Answer> {
   readonly alone: (request: Request) => Effect.Effect<Answer, EtcdError>
   /** The answers, in the order of the requests. */
   readonly together: (requests: ReadonlyArray<Request>) => Effect.Effect<ReadonlyArray<Answer>, EtcdError>
-  /** Begins a group; it is then asked for each request that waits, the oldest first, whether it joins. */
+  /** Begins a group: asked for one request after the other whether it joins. The first one does, always. */
   readonly gather: () => (request: Request) => boolean
-  /** It is certain that nothing was applied, and the reason may be one request of many. */
+  /** It is certain that nothing was applied, and the reason may lie in one request of many. */
   readonly isOfOne: (error: EtcdError) => boolean
 }
 
-/** Who has waited for so long behind calls without an answer is sent beside them. */
-const patience = "20 millis"
+/** A call that is not answered by then holds nobody back any longer. */
+const patience = "10 millis"
 
 interface Pending<Request, Answer> {
   readonly request: Request
-  readonly answer: Deferred.Deferred<Answer, EtcdError>
+  readonly resume: (exit: Exit.Exit<Answer, EtcdError>) => void
   /** Nobody waits for the answer any more. */
   gone: boolean
   onGone: () => void
 }
+
+/** A call on its way that others wait for. */
+type Call = object
 
 const closed = new EtcdError({ operation: "close", reason: new Closed() })
 
 /**
  * Requests of one kind, sent as they come or in groups. Interrupting one that is in a group does not disturb the others; the last one
  * cancels the call.
+ *
+ * All of its state changes between two steps of any fiber: nothing can be interrupted half-way.
  */
 export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
   kind: Kind<Request, Answer>
 ): Effect.fn.Return<(request: Request) => Effect.Effect<Answer, EtcdError>, never, Scope.Scope> {
   type Group = ReadonlyArray<Pending<Request, Answer>>
 
-  const scope = yield* Effect.scope
   // What is done for many is not under the annotations and spans of one of them.
-  const context = (yield* Effect.context<never>()) as Context.Context<never>
-  const fork = (effect: Effect.Effect<void>, options?: { readonly uninterruptible: boolean }): Effect.Effect<void> =>
-    Effect.asVoid(Effect.forkIn(Effect.updateContext(effect, () => context), scope, options))
-
+  const run = yield* FiberSet.makeRuntime()
+  // Whenever somebody is in the queue, a call is on its way.
+  const calls = new Set<Call>()
   let queue: Array<Pending<Request, Answer>> = []
-  let inFlight = 0
-  let watched = false
+  let watching = false
+  let flushing = false
+  let open = true
 
-  const take = (): Group => {
-    const joins = kind.gather()
-    const taken: Array<Pending<Request, Answer>> = []
-    const left: Array<Pending<Request, Answer>> = []
-    for (const pending of queue) if (!pending.gone) (joins(pending.request) ? taken : left).push(pending)
-    queue = left
-    return taken
+  const ended = (call: Call): void => {
+    if (calls.delete(call) && calls.size === 0) flush()
   }
 
-  const answer = (pending: Pending<Request, Answer>, exit: Exit.Exit<Answer, EtcdError>) =>
-    Deferred.doneUnsafe(pending.answer, Exit.hasInterrupts(exit) ? Exit.fail(closed) : exit)
-
-  /** Cancelled when nobody waits for its answer any more. */
-  const whileWanted = <A>(group: Group, call: Effect.Effect<A, EtcdError>): Effect.Effect<Exit.Exit<A, EtcdError>> => {
-    const abandoned = Deferred.makeUnsafe<never>()
+  /** Cancelled when nobody wants its answer any more. */
+  const send = <A>(group: Group, call: Effect.Effect<A, EtcdError>, done: (exit: Exit.Exit<A, EtcdError>) => void) => {
+    const fiber = run(call)
     let wanted = group.length
     for (const pending of group) {
       pending.onGone = () => {
-        if (--wanted === 0) Deferred.doneUnsafe(abandoned, Exit.interrupt())
+        if (--wanted === 0) fiber.interruptUnsafe()
       }
     }
-    return Effect.exit(Effect.interruptible(Effect.raceFirst(call, Deferred.await(abandoned))))
+    fiber.addObserver(done)
   }
 
-  const sendAlone = (pending: Pending<Request, Answer>): Effect.Effect<void> =>
-    Effect.map(whileWanted([pending], kind.alone(pending.request)), (exit) => answer(pending, exit))
+  // The call is interrupted by the last one who waits for it, or by the end of the scope.
+  const answer = ({ resume }: Pending<Request, Answer>, exit: Exit.Exit<Answer, EtcdError>): void =>
+    resume(Exit.hasInterrupts(exit) ? Exit.fail(closed) : exit)
 
-  const send = (group: Group): Effect.Effect<void> => {
-    const [first] = group
-    if (group.length === 1 && first !== undefined) return sendAlone(first)
-    return Effect.flatMap(
-      whileWanted(group, kind.together(group.map(({ request }) => request))),
-      (exit) => {
-        if (Exit.isSuccess(exit)) {
-          for (const [index, pending] of group.entries()) answer(pending, Exit.succeed(exit.value[index] as Answer))
-          return Effect.void
-        }
-        const [reason] = exit.cause.reasons
-        if (reason?._tag === "Fail" && kind.isOfOne(reason.error)) {
-          const wanted = group.filter(({ gone }) => !gone)
-          return Effect.forEach(wanted, sendAlone, { concurrency: "unbounded", discard: true })
-        }
-        for (const pending of group) answer(pending, Exit.failCause(exit.cause))
-        return Effect.void
-      }
-    )
-  }
-
-  /** Sends what waits until nothing does. Uninterruptible but for the calls: everybody gets an answer. */
-  const drain: Effect.Effect<void> = Effect.suspend(() => {
-    const group = take()
-    if (group.length === 0) return Effect.void
-    inFlight++
-    return Effect.flatMap(send(group), () => {
-      inFlight--
-      return drain
+  const sendAlone = (pending: Pending<Request, Answer>, done: () => void): void =>
+    send([pending], Effect.suspend(() => kind.alone(pending.request)), (exit) => {
+      answer(pending, exit)
+      done()
     })
-  })
-  const startDraining = Effect.suspend(() => queue.length === 0 ? Effect.void : fork(drain, { uninterruptible: true }))
 
-  // The first in line is the one who has waited for the longest.
-  const watch: Effect.Effect<void> = Effect.suspend(() => {
-    const [first] = queue
-    if (first === undefined && inFlight === 0) {
-      watched = false
-      return Effect.void
+  const sendTogether = (group: Group, done: () => void): void =>
+    send(group, Effect.suspend(() => kind.together(group.map(({ request }) => request))), (exit) => {
+      if (Exit.isFailure(exit) && isOfOne(exit)) {
+        // Those who come now do not wait for all of them.
+        for (const pending of group) if (!pending.gone) sendAlone(pending, () => {})
+      } else {
+        for (const [index, pending] of group.entries()) {
+          answer(pending, Exit.map(exit, (answers) => answers[index] as Answer))
+        }
+      }
+      done()
+    })
+
+  const isOfOne = ({ cause: { reasons: [reason] } }: Exit.Failure<unknown, EtcdError>): boolean =>
+    reason?._tag === "Fail" && kind.isOfOne(reason.error)
+
+  const flush = (): void => {
+    if (flushing) return
+    flushing = true
+    const waiting = queue.filter(({ gone }) => !gone)
+    queue = []
+    for (const group of inGroups(waiting)) {
+      const call: Call = {}
+      calls.add(call)
+      const [first] = group
+      if (group.length === 1 && first !== undefined) sendAlone(first, () => ended(call))
+      else sendTogether(group, () => ended(call))
     }
-    return Effect.flatMap(
-      Effect.sleep(patience),
-      () => Effect.andThen(first !== undefined && first === queue[0] ? startDraining : Effect.void, watch)
-    )
-  })
-  const startWatching = Effect.suspend(() => {
-    if (watched) return Effect.void
-    watched = true
-    return fork(watch)
+    flushing = false
+    // Answered at once, as in memory: who asks again and again must not keep the process from all else.
+    if (calls.size === 0 && queue.length > 0) run(later)
+  }
+  const later = Effect.andThen(Effect.yieldNow, Effect.sync(flush))
+
+  /** In the order in which they came: whoever does not join the last group begins one. */
+  const inGroups = (waiting: Group): ReadonlyArray<Group> => {
+    const groups: Array<Array<Pending<Request, Answer>>> = []
+    let joins: (request: Request) => boolean = () => false
+    for (const pending of waiting) {
+      if (joins(pending.request)) {
+        groups.at(-1)?.push(pending)
+      } else {
+        joins = kind.gather()
+        joins(pending.request)
+        groups.push([pending])
+      }
+    }
+    return groups
+  }
+
+  const watch = Effect.gen(function*() {
+    while (queue.length > 0) {
+      const seen = [...calls]
+      yield* Effect.sleep(patience)
+      for (const call of seen) ended(call)
+    }
+    watching = false
   })
 
   const direct = (request: Request): Effect.Effect<Answer, EtcdError> => {
-    let entered = false
+    const call: Call = {}
     return Effect.onExit(
       Effect.suspend(() => {
-        entered = true
-        inFlight++
+        calls.add(call)
         return kind.alone(request)
       }),
-      () => {
-        if (entered) inFlight--
-        return inFlight === 0 ? startDraining : Effect.void
-      }
+      () => Effect.sync(() => ended(call))
     )
   }
 
+  const queued = (request: Request): Effect.Effect<Answer, EtcdError> =>
+    Effect.callback((resume) => {
+      const pending: Pending<Request, Answer> = { request, resume, gone: false, onGone: () => {} }
+      queue.push(pending)
+      if (!watching) {
+        watching = true
+        run(watch)
+      }
+      return Effect.sync(() => {
+        pending.gone = true
+        pending.onGone()
+      })
+    })
+
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
+      open = false
       for (const pending of queue.splice(0)) answer(pending, Exit.fail(closed))
     })
   )
 
-  return (request) =>
-    Effect.suspend(() => {
-      if (inFlight === 0) return direct(request)
-      const pending: Pending<Request, Answer> = {
-        request,
-        answer: Deferred.makeUnsafe(),
-        gone: false,
-        onGone: () => {}
-      }
-      queue.push(pending)
-      const waiting = Effect.onInterrupt(Deferred.await(pending.answer), () =>
-        Effect.sync(() => {
-          pending.gone = true
-          pending.onGone()
-        }))
-      return watched ? waiting : Effect.andThen(startWatching, waiting)
-    })
+  return (request) => Effect.suspend(() => open && calls.size > 0 ? queued(request) : direct(request))
 })

@@ -18,17 +18,22 @@ import {
 import { EtcdError, Unexpected } from "../../EtcdError.ts"
 import type { Transport } from "../Transport.ts"
 import { type Kind, makeBatched } from "./batch.ts"
-import { type Footprint, footprintOf, makeCompany } from "./footprint.ts"
+import { type Footprint, footprintOf, isEndless, makeCompany } from "./footprint.ts"
 import { isReadOnly } from "./retry.ts"
 
 /** Writes may not where etcd checks no role in nested transactions. */
 export type Batching = "off" | "reads" | "all"
 
-/** etcd's `--max-txn-ops`, unless the server turns out to have less. */
-const maxOperations = 128
+/** Of a group, until the server turns out to have less. */
+interface Limits {
+  /** etcd's `--max-txn-ops`. */
+  operations: number
+  /** etcd's `--max-request-bytes` is 1.5 MiB. */
+  bytes: number
+}
 
-/** Of a group, in bytes; the limit of etcd, `--max-request-bytes`, is 1.5 MiB unless the server turns out to have less. */
-const maxSize = 1 << 20
+/** etcd's values have 1.5 MiB at most, and an answer 64 MiB here: an answer that is too long is known only after it was written. */
+const maxValues = 32
 
 /** `ask` is how a read is sent, alone or with others. */
 export const makeBatching = Effect.fnUntraced(function*(
@@ -36,31 +41,47 @@ export const makeBatching = Effect.fnUntraced(function*(
   ask: <A>(attempt: Effect.Effect<A, EtcdError>) => Effect.Effect<A, EtcdError>,
   batching: Batching
 ): Effect.fn.Return<Transport, never, Scope.Scope> {
+  const limits: Limits = { operations: 128, bytes: 1 << 20 }
   const reading: Reading = {
     range: (request) => ask(transport.range(request)),
     txn: (request) => ask(transport.txn(request))
   }
-  const range = batching === "off" ? reading.range : yield* makeBatched(readsOf(reading))
-  const write = batching === "all" ? yield* makeBatched(writesOf(transport)) : transport.txn
-  return { ...transport, range, txn: (request) => isReadOnly(request) ? reading.txn(request) : write(request) }
+  const read = batching === "off" ? undefined : yield* makeBatched(readsOf(reading, limits))
+  // A full store refuses who puts, and those alone: so they do not travel with the others.
+  const puts = batching === "all" ? yield* makeBatched(writesOf(transport, limits)) : undefined
+  const others = batching === "all" ? yield* makeBatched(writesOf(transport, limits)) : undefined
+
+  return {
+    ...transport,
+    range: (request) => read === undefined || isEndless(request) ? reading.range(request) : read(request),
+    txn: (request) =>
+      Effect.suspend(() => {
+        if (isReadOnly(request)) return reading.txn(request)
+        const footprint = puts === undefined ? undefined : footprintOf(request)
+        if (footprint === undefined) return transport.txn(request)
+        return (footprint.put === undefined ? others : puts)?.({ request, footprint }) ?? transport.txn(request)
+      })
+  }
 })
 
 type Reading = Pick<Transport, "range" | "txn">
 
-const unexpected = (detail: string) => new EtcdError({ operation: "txn", reason: new Unexpected({ detail }) })
+const unexpected = new EtcdError({
+  operation: "txn",
+  reason: new Unexpected({ detail: "a response of another kind than its request" })
+})
 
 /** One answer for each request, or none at all. */
-const answers = <A>({ responses }: TxnResult, read: (response: OperationResult) => A | undefined) => {
-  const all: Array<A> = []
-  for (const response of responses) {
-    const answer = read(response)
-    if (answer === undefined) return Effect.fail(unexpected("a response of another kind than its request"))
-    all.push(answer)
-  }
-  return Effect.succeed(all)
+const answers = <A>(
+  { responses }: TxnResult,
+  count: number,
+  read: (response: OperationResult) => A | undefined
+): Effect.Effect<ReadonlyArray<A>, EtcdError> => {
+  const all = responses.map(read).filter((answer) => answer !== undefined)
+  return all.length === count ? Effect.succeed(all) : Effect.fail(unexpected)
 }
 
-const readsOf = (transport: Reading): Kind<RangeRequest, RangeResult> => ({
+const readsOf = (transport: Reading, limits: Limits): Kind<RangeRequest, RangeResult> => ({
   alone: transport.range,
   together: (requests) =>
     Effect.flatMap(
@@ -68,96 +89,95 @@ const readsOf = (transport: Reading): Kind<RangeRequest, RangeResult> => ({
       (result) =>
         answers(
           result,
+          requests.length,
           // In there, etcd leaves out the header or says 0.
-          (response) => response._tag === "Range" ? { ...response, revision: result.revision } : undefined
+          (response) => {
+            if (response._tag !== "Range") return undefined
+            const { count, kvs, more } = response
+            return { revision: result.revision, kvs, count, more }
+          }
         )
     ),
   gather: () => {
     let count = 0
-    return () => ++count <= maxOperations
+    return () => ++count <= limits.operations
   },
   // A read can be repeated whatever it was.
-  isOfOne: ({ reason: { _tag } }) => _tag !== "Unavailable" && _tag !== "Timeout" && _tag !== "Closed"
+  isOfOne: (error) => {
+    learn(limits, error)
+    const { reason: { _tag } } = error
+    return _tag !== "Unavailable" && _tag !== "Timeout" && _tag !== "Closed"
+  }
 })
 
-const writesOf = (transport: Transport): Kind<TxnRequest, TxnResult> => {
-  let operations = maxOperations
-  let bytes = maxSize
+interface Write {
+  readonly request: TxnRequest
+  readonly footprint: Footprint
+}
 
-  return {
-    alone: transport.txn,
-    together: (requests) =>
-      Effect.flatMap(transport.txn(joined(requests)), (result) =>
-        answers(
-          result,
-          (response) =>
-            response._tag === "Txn"
-              ? { revision: result.revision, succeeded: response.succeeded, responses: response.responses }
-              : undefined
-        )),
-    gather: () => {
-      const { join } = makeCompany()
-      let alone = false
-      let count = 0
-      let deepest = 0
-      let size = 0
-      const fits = (footprint: Footprint) =>
-        count + 1 + Math.max(deepest, footprint.weight) <= operations && size + footprint.size <= bytes
-      return (request) => {
-        if (alone) return false
-        const footprint = footprintOf(request)
-        if (count === 0 && (footprint === undefined || !fits(footprint))) return alone = true
-        if (footprint === undefined || !fits(footprint) || !join(footprint)) return false
-        count++
-        deepest = Math.max(deepest, footprint.weight)
-        size += footprint.size
+const writesOf = (transport: Transport, limits: Limits): Kind<Write, TxnResult> => ({
+  alone: ({ request }) => transport.txn(request),
+  together: (writes) =>
+    Effect.flatMap(transport.txn(joined(writes)), (result) =>
+      answers(result, writes.length, (response) => {
+        if (response._tag !== "Txn") return undefined
+        const { responses, succeeded } = response
+        return { revision: result.revision, succeeded, responses }
+      })),
+  gather: () => {
+    const { join } = makeCompany()
+    let count = 0
+    let deepest = 0
+    let size = 0
+    let values = 0
+    return ({ footprint }) => {
+      const fits = count + 1 + Math.max(deepest, footprint.weight) <= limits.operations &&
+        size + footprint.size <= limits.bytes && values + footprint.values <= maxValues
+      if (!(join(footprint) && fits) && count > 0) return false
+      count++
+      deepest = Math.max(deepest, footprint.weight)
+      size += footprint.size
+      values += footprint.values
+      return true
+    }
+  },
+  isOfOne: (error) => {
+    learn(limits, error)
+    const { reason } = error
+    switch (reason._tag) {
+      case "InvalidArgument":
+      case "LeaseNotFound":
+      case "PermissionDenied":
+      case "Unauthenticated":
+      case "Compacted":
         return true
-      }
-    },
-    isOfOne: ({ reason }) => {
-      switch (reason._tag) {
-        case "InvalidArgument":
-          if (reason.detail.includes("too many operations")) operations = Math.max(8, operations >> 1)
-          return true
-        case "TooLarge":
-          // etcd's words. The limit of an answer is TooLarge as well, and then the transaction was applied.
-          if (!reason.detail.includes("request is too large")) return false
-          bytes >>= 1
-          return true
-        case "LeaseNotFound":
-        case "PermissionDenied":
-        case "Unauthenticated":
-        case "Compacted":
-          return true
-        default:
-          return false
-      }
+      case "TooLarge":
+        return isRefusal(reason.detail)
+      default:
+        return false
     }
   }
+})
+
+/** In etcd's words, or those of its gRPC server. An answer that is too long for this process is TooLarge as well, and then all was applied. */
+const isRefusal = (detail: string): boolean =>
+  detail.includes("request is too large") || detail.includes("grpc: received message larger than max")
+
+const learn = (limits: Limits, { reason }: EtcdError): void => {
+  if (reason._tag === "InvalidArgument" && reason.detail.includes("too many operations")) {
+    limits.operations = Math.max(1, limits.operations >> 1)
+  }
+  if (reason._tag === "TooLarge" && isRefusal(reason.detail)) limits.bytes >>= 1
 }
 
 /**
  * etcd measures what a transaction puts, to refuse it when the store is full, but not in nested ones. So a put stands where it is measured
  * and never runs: without a compare, a transaction has succeeded.
  */
-const joined = (requests: ReadonlyArray<TxnRequest>): TxnRequest => {
-  const put = firstPut(requests)
+const joined = (writes: ReadonlyArray<Write>): TxnRequest => {
+  const put = writes[0]?.footprint.put
   return {
-    success: requests.map(Operation.txn),
+    success: writes.map(({ request }) => Operation.txn(request)),
     ...put !== undefined && { failure: [Operation.put(put, "")] }
   }
-}
-
-const firstPut = (requests: ReadonlyArray<TxnRequest>): string | undefined => {
-  for (const { failure = [], success = [] } of requests) {
-    for (const operation of [...success, ...failure]) {
-      const key = operation._tag === "Put"
-        ? operation.key
-        : operation._tag === "Txn"
-        ? firstPut([operation])
-        : undefined
-      if (key !== undefined) return key
-    }
-  }
-  return undefined
 }

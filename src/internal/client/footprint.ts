@@ -3,7 +3,7 @@
  * the store before it, and all ranges see what was written before them in it: so nobody may read or write what another
  * one writes.
  */
-import type { KeyRange, Operation, TxnRequest } from "../../Etcd.ts"
+import type { KeyRange, Operation, PutOperation, RangeRequest, TxnRequest } from "../../Etcd.ts"
 
 export interface Footprint {
   readonly reads: Keys
@@ -12,6 +12,10 @@ export interface Footprint {
   readonly weight: number
   /** About how many bytes it takes. */
   readonly size: number
+  /** How many values can be in its answer. */
+  readonly values: number
+  /** A key of it that etcd refuses to put when the store is full: it looks at the first level alone. */
+  readonly put: string | undefined
 }
 
 /** Where these intersect is a question of strings: what is not is not among them. */
@@ -20,14 +24,21 @@ export interface Keys {
   readonly prefixes: ReadonlyArray<string>
 }
 
-/** Of the field's tags and lengths. */
-const overhead = 24
+/** Of the fields' tags and lengths. */
+const overhead = 32
 
-/** Nothing for what goes alone: a range that is no prefix, and a key that is no text, as two of those can stand for the same bytes. */
+/** Keys without their values, which make no large answer. */
+const page = 128
+
+/**
+ * Nothing for what goes alone: a range that is no prefix; a key that is no text, as two of those can stand for the same bytes; and
+ * whose answer can be of any length, which is a matter for its caller only.
+ */
 export const footprintOf = (request: TxnRequest): Footprint | undefined => {
   const reads = { keys: Array<string>(), prefixes: Array<string>() }
   const writes = { keys: Array<string>(), prefixes: Array<string>() }
   let size = 0
+  let values = 0
   let alone = false
 
   const touch = (range: KeyRange, on: typeof reads, value: string | Uint8Array = "") => {
@@ -37,11 +48,12 @@ export const footprintOf = (request: TxnRequest): Footprint | undefined => {
     }
     const text = "key" in range ? range.key : range.prefix
     alone ||= !text.isWellFormed()
-    size += overhead + text.length + value.length
+    size += overhead + 2 * byteLength(text) + byteLength(value)
     if ("key" in range) on.keys.push(text)
     else on.prefixes.push(text)
   }
   const weigh = ({ compare = [], failure = [], success = [] }: TxnRequest): number => {
+    size += overhead
     for (const one of compare) touch(one, reads, one.target === "value" ? one.value : "")
     let below = 0
     for (const operation of success) below = Math.max(below, visit(operation))
@@ -52,20 +64,46 @@ export const footprintOf = (request: TxnRequest): Footprint | undefined => {
     switch (operation._tag) {
       case "Put":
         touch(operation, writes, operation.value)
+        if (operation.previousKv === true) values++
         return 0
       case "Delete":
         touch(operation, writes)
+        if (operation.previousKv === true) {
+          alone ||= !("key" in operation)
+          values++
+        }
         return 0
       case "Range":
         touch(operation, reads)
+        alone ||= isEndless(operation)
+        if (operation.keysOnly !== true && operation.countOnly !== true) {
+          values += "key" in operation
+            ? 1
+            : operation.limit ?? 0
+        }
         return 0
       case "Txn":
         return weigh(operation)
     }
   }
   const weight = weigh(request)
-  return alone ? undefined : { reads, writes, weight, size }
+  return alone ? undefined : { reads, writes, weight, size, values, put: measuredPut(request) }
 }
+
+/** Many keys, however many there are. */
+export const isEndless = (request: RangeRequest): boolean =>
+  !("key" in request) && request.countOnly !== true &&
+  !(request.limit !== undefined && request.limit > 0 && request.limit <= page)
+
+const byteLength = (content: string | Uint8Array): number =>
+  typeof content === "string" ? Buffer.byteLength(content) : content.length
+
+const measuredPut = ({ failure = [], success = [] }: TxnRequest): string | undefined => {
+  const found = success.find(isPut) ?? failure.find(isPut)
+  return found?.key
+}
+
+const isPut = (operation: Operation): operation is PutOperation => operation._tag === "Put"
 
 export interface Company {
   /** Whether it can travel with those who are there, none noticing the others; then it is one of them. */

@@ -1,0 +1,490 @@
+/** Requests that share calls: what is sent, and what each of them gets. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
+import { TestClock } from "effect/testing"
+import { Compare, Operation, type OperationResult, type TxnRequest, type TxnResult } from "../src/Etcd.ts"
+import {
+  Compacted,
+  EtcdError,
+  type EtcdErrorReason,
+  InvalidArgument,
+  LeaseNotFound,
+  NoSpace,
+  PermissionDenied,
+  Timeout,
+  TooLarge,
+  Unauthenticated,
+  Unavailable
+} from "../src/EtcdError.ts"
+import type { Batching } from "../src/internal/client/batching.ts"
+import { makeEtcd } from "../src/internal/client/Client.ts"
+import { makeGate } from "./utils/gate.ts"
+import { interruptAtEveryStep } from "./utils/interruptAtEveryStep.ts"
+import { failure, settle } from "./utils/virtual.ts"
+
+const make = Effect.fnUntraced(function*(batching: Batching = "all") {
+  const gate = makeGate()
+  const etcd = yield* makeEtcd(gate.transport, {
+    retry: Schedule.spaced("1 second").pipe(Schedule.upTo({ times: 2 })),
+    timeout: Duration.seconds(5),
+    namespace: "",
+    batching
+  })
+  /** Submitted in this order. */
+  const submit = (request: TxnRequest) => Effect.forkChild(etcd.txn(request), { startImmediately: true })
+  return { ...gate, etcd, submit }
+})
+
+const put = (key: string, value = "v"): TxnRequest => ({ success: [Operation.put(key, value)] })
+const remove = (key: string): TxnRequest => ({ success: [Operation.delete(key)] })
+
+const fail = (reason: EtcdErrorReason) => Exit.fail(new EtcdError({ operation: "txn", reason }))
+
+const done: TxnResult = { revision: 7n, succeeded: true, responses: [{ _tag: "Put", previous: undefined }] }
+
+/** What etcd would say to a group, each told apart by its place. */
+const answerOf = (request: TxnRequest, revision = 9n): TxnResult => ({
+  revision,
+  succeeded: true,
+  responses: (request.success ?? []).map((operation, index): OperationResult =>
+    operation._tag === "Txn"
+      ? { _tag: "Txn", succeeded: index % 2 === 0, responses: [{ _tag: "Put", previous: undefined }] }
+      : { _tag: "Range", revision: 0n, kvs: [], count: index, more: false }
+  )
+})
+
+/** The keys that each call writes, in order. */
+const written = (request: TxnRequest): string =>
+  (request.success ?? []).map((operation) =>
+    operation._tag === "Txn" ? written(operation) : "key" in operation ? operation.key : "?"
+  ).join(" ")
+
+describe("requests that are made together", () => {
+  it.effect("go as one as soon as the call before them is answered; who comes alone waits for nobody", () =>
+    Effect.gen(function*() {
+      const { submit, txns } = yield* make()
+      const first = yield* submit(put("a"))
+      assert.deepStrictEqual(txns.map(({ request }) => request), [put("a")])
+      const others = [yield* submit(put("b")), yield* submit(put("c")), yield* submit(put("d"))]
+      assert.strictEqual(txns.length, 1)
+      txns[0]?.answer(Exit.succeed(done))
+      assert.deepStrictEqual(yield* Fiber.join(first), done)
+      assert.strictEqual(txns.length, 2)
+      const group = txns[1]?.request ?? {}
+      assert.deepStrictEqual(group.success, [put("b"), put("c"), put("d")].map(Operation.txn))
+      txns[1]?.answer(Exit.succeed(answerOf(group)))
+      const results = yield* Effect.forEach(others, Fiber.join)
+      // The revision is that of the whole, and each has its own outcome.
+      assert.deepStrictEqual(results, [true, false, true].map((succeeded) => ({ ...done, revision: 9n, succeeded })))
+      // Nothing is on its way any more.
+      yield* submit(put("e"))
+      assert.deepStrictEqual(txns[2]?.request, put("e"))
+    }))
+
+  it.effect("reads go as ranges of one transaction; those of any length, and transactions, go by themselves", () =>
+    Effect.gen(function*() {
+      const { etcd, ranges, txns } = yield* make()
+      const ask = (request: Parameters<typeof etcd.range>[0]) =>
+        Effect.forkChild(etcd.range(request), { startImmediately: true })
+      yield* ask({ key: "a" })
+      yield* ask({ prefix: "/list/" })
+      yield* ask({ from: "a", to: "b" })
+      yield* ask({ prefix: "/list/", limit: 0 })
+      assert.strictEqual(ranges.length, 4)
+      const waiting = [
+        yield* ask({ key: "b" }),
+        yield* ask({ prefix: "/c", limit: 3 }),
+        yield* ask({ prefix: "/c", countOnly: true })
+      ]
+      yield* Effect.forkChild(etcd.txn({ success: [Operation.range("x")] }), { startImmediately: true })
+      assert.strictEqual(ranges.length, 4)
+      assert.strictEqual(txns.length, 1)
+      ranges[0]?.answer(Exit.succeed({ revision: 3n, kvs: [], count: 0, more: false }))
+      const group = txns[1]?.request ?? {}
+      assert.deepStrictEqual(group, {
+        success: [
+          Operation.range({ key: "b" }),
+          Operation.range({ prefix: "/c", limit: 3 }),
+          Operation.range({ prefix: "/c", countOnly: true })
+        ]
+      })
+      txns[1]?.answer(Exit.succeed(answerOf(group, 5n)))
+      const results = yield* Effect.forEach(waiting, Fiber.join)
+      assert.deepStrictEqual(results, [0, 1, 2].map((count) => ({ revision: 5n, kvs: [], count, more: false })))
+    }))
+
+  it.effect("conflicting ones are not in one call, and do not wait for each other", () =>
+    Effect.gen(function*() {
+      const reading = (request: TxnRequest): TxnRequest => ({ ...request, compare: [Compare.version("x", "=", 0n)] })
+      const cases: ReadonlyArray<readonly [string, TxnRequest, TxnRequest]> = [
+        ["the same key", put("x"), put("x")],
+        ["a compare", put("x"), reading(put("y"))],
+        ["a compare, the other way round", reading(put("y")), put("x")],
+        ["a compare of a prefix", put("x/1"), {
+          compare: [Compare.createRevision({ prefix: "x/" }, "=", 0n)],
+          success: [Operation.put("y", "")]
+        }],
+        ["a range", { success: [Operation.put("y", ""), Operation.range({ key: "x", keysOnly: true })] }, put("x")],
+        ["a range of a prefix", {
+          success: [Operation.put("y", ""), Operation.range({ prefix: "x", keysOnly: true, limit: 1 })]
+        }, put("x/1")],
+        ["a deleted prefix", { success: [Operation.put("y", ""), Operation.delete({ prefix: "x/" })] }, put("x/1")],
+        [
+          "a branch that may not run",
+          { success: [Operation.put("y", "")], failure: [Operation.put("x", "")] },
+          put("x")
+        ],
+        ["a nested one", { success: [Operation.put("y", ""), Operation.txn(put("x"))] }, put("x")],
+        ["everything", put("y"), { success: [Operation.put("x", ""), Operation.delete({ prefix: "" })] }],
+        ["a range that is no prefix", put("x"), {
+          success: [Operation.put("y", ""), Operation.delete({ from: "a", to: "b" })]
+        }],
+        ["bytes that are no text", put("y"), put("\udcc3")],
+        ["values of any number", put("x"), {
+          success: [Operation.put("y", ""), Operation.range({ prefix: "z" })]
+        }]
+      ]
+      for (const [what, one, other] of cases) {
+        const { submit, txns } = yield* make()
+        yield* submit(put("first"))
+        yield* submit(one)
+        yield* submit(other)
+        yield* submit(put("free"))
+        txns[0]?.answer(Exit.succeed(done))
+        const calls = txns.slice(1).map(({ request }) => request)
+        const together = calls.some(({ success = [] }) =>
+          [one, other].every((request) =>
+            success.some((operation) => operation._tag === "Txn" && operation.success === request.success)
+          )
+        )
+        assert.isFalse(together, what)
+        assert.isAtMost(calls.length, 3, what)
+      }
+    }))
+
+  it.effect("what a full store refuses does not travel with what it lets pass, and is shown to it", () =>
+    Effect.gen(function*() {
+      const { submit, txns } = yield* make()
+      yield* submit(put("first"))
+      yield* submit(put("b"))
+      yield* submit(remove("c"))
+      yield* submit(put("d"))
+      yield* submit(remove("e"))
+      // etcd does not look into nested ones.
+      yield* submit({ success: [Operation.delete("f"), Operation.txn(put("g"))] })
+      // The first deletion found nobody of its kind on the way.
+      assert.deepStrictEqual(txns.map(({ request }) => written(request)), ["first", "c"])
+      txns[0]?.answer(Exit.succeed(done))
+      txns[1]?.answer(Exit.succeed(done))
+      assert.deepStrictEqual(txns.slice(2).map(({ request }) => written(request)), ["b d", "e f g"])
+      assert.deepStrictEqual(txns.slice(2).map(({ request }) => request.failure), [[Operation.put("b", "")], undefined])
+    }))
+
+  it.effect("keep to etcd's limits of operations, bytes and values", () =>
+    Effect.gen(function*() {
+      const sizes = Effect.fnUntraced(function*(requests: ReadonlyArray<TxnRequest>) {
+        const { submit, txns } = yield* make()
+        yield* submit(put("first"))
+        for (const request of requests) yield* submit(request)
+        txns[0]?.answer(Exit.succeed(done))
+        return txns.slice(1).map(({ request }) => request.success?.length)
+      })
+      const many = (count: number, request: (key: string) => TxnRequest) =>
+        Array.from({ length: count }, (_, index) => request(`k${index}`))
+      // 127 and the one level below them.
+      assert.deepStrictEqual(yield* sizes(many(200, put)), [127, 73])
+      const wide = (key: string): TxnRequest => ({
+        success: Array.from({ length: 60 }, (_, index) => Operation.put(`${key}/${index}`, ""))
+      })
+      assert.deepStrictEqual(yield* sizes(many(100, wide)), [68, 32])
+      const deep = (key: string): TxnRequest => ({ success: [Operation.put(key, ""), Operation.txn(wide(`${key}/x`))] })
+      assert.deepStrictEqual(yield* sizes(many(100, deep)), [66, 34])
+      assert.deepStrictEqual(yield* sizes(many(5, (key) => put(key, "é".repeat(200_000)))), [2, 2, 1])
+      assert.deepStrictEqual(
+        yield* sizes(many(40, (key) => ({ success: [Operation.put(key, "", { previousKv: true })] }))),
+        [32, 8]
+      )
+      // As it is, for etcd to refuse.
+      const over = { success: many(130, put).flatMap(({ success = [] }) => success) }
+      assert.deepStrictEqual(yield* sizes([put("a"), over, put("b"), put("c")]), [1, 130, 2])
+    }))
+
+  it.effect("switched off, nothing shares a call; with a user name, only reads do", () =>
+    Effect.gen(function*() {
+      for (const batching of ["off", "reads"] as const) {
+        const { etcd, ranges, submit, txns } = yield* make(batching)
+        for (const key of ["a", "b", "c"]) {
+          yield* submit(put(key))
+          yield* Effect.forkChild(etcd.range({ key }), { startImmediately: true })
+        }
+        assert.strictEqual(txns.length, 3)
+        assert.strictEqual(ranges.length, batching === "off" ? 3 : 1)
+      }
+    }))
+})
+
+describe("a call that fails", () => {
+  const refusals: ReadonlyArray<EtcdErrorReason> = [
+    new InvalidArgument({ detail: "duplicate key given in txn request" }),
+    new LeaseNotFound({ leaseId: 5n }),
+    new PermissionDenied({}),
+    new Unauthenticated({ detail: "" }),
+    new Compacted({ compactRevision: 0n }),
+    new TooLarge({ detail: "etcdserver: request is too large" }),
+    new TooLarge({ detail: "grpc: received message larger than max (9 vs. 8)" })
+  ]
+
+  it.effect("because etcd refused one of its requests is repeated for each apart, and for those only who still wait", () =>
+    Effect.gen(function*() {
+      for (const reason of refusals) {
+        const { submit, txns } = yield* make()
+        yield* submit(put("first"))
+        const good = yield* submit(put("b"))
+        const bad = yield* submit(put("c"))
+        const impatient = yield* submit(put("d"))
+        txns[0]?.answer(Exit.succeed(done))
+        yield* Fiber.interrupt(impatient)
+        txns[1]?.answer(fail(reason))
+        assert.deepStrictEqual(txns.slice(2).map(({ request }) => request), [put("b"), put("c")])
+        txns[3]?.answer(fail(reason))
+        txns[2]?.answer(Exit.succeed(done))
+        assert.deepStrictEqual(yield* Fiber.join(good), done)
+        assert.deepStrictEqual(failure(yield* Fiber.await(bad))?.reason, reason)
+      }
+    }))
+
+  it.effect("without a certain outcome fails so for all, and nothing is sent again", () =>
+    Effect.gen(function*() {
+      const losses: ReadonlyArray<EtcdErrorReason> = [
+        new Timeout({ detail: "Deadline exceeded" }),
+        new Unavailable({ detail: "Connection dropped", sent: true }),
+        // A store that fills up while it applies.
+        new NoSpace({}),
+        // An answer that is too long for this process.
+        new TooLarge({ detail: "Received message larger than max (9 vs 8)" })
+      ]
+      for (const reason of losses) {
+        const { submit, txns } = yield* make()
+        yield* submit(put("first"))
+        const others = [yield* submit(put("b")), yield* submit(put("c"))]
+        txns[0]?.answer(Exit.succeed(done))
+        txns[1]?.answer(fail(reason))
+        const expected = reason._tag === "Timeout" || reason._tag === "Unavailable" ? "Ambiguous" : reason._tag
+        for (const fiber of others) {
+          const error = failure(yield* Fiber.await(fiber))
+          assert.strictEqual(error?.reason._tag, expected)
+          assert.include(["b", "c"], error?.key)
+        }
+        yield* TestClock.adjust("1 minute")
+        assert.strictEqual(txns.length, 2)
+      }
+    }))
+
+  it.effect("that was not sent is repeated by the schedule of each", () =>
+    Effect.gen(function*() {
+      const { submit, txns } = yield* make()
+      yield* submit(put("first"))
+      const others = [yield* submit(put("b")), yield* submit(put("c"))]
+      txns[0]?.answer(Exit.succeed(done))
+      txns[1]?.answer(fail(new Unavailable({ detail: "No connection established", sent: false })))
+      yield* TestClock.adjust("1 second")
+      for (let index = 2; index < txns.length; index++) {
+        txns[index]?.answer(Exit.succeed(index === 2 ? done : answerOf(txns[index]?.request ?? {})))
+        yield* settle
+      }
+      for (const fiber of others) assert.isTrue((yield* Fiber.await(fiber))._tag === "Success")
+      assert.deepStrictEqual(txns.slice(2).map(({ request }) => written(request)), ["b", "c"])
+    }))
+
+  it.effect("with a defect is a defect of each, and the next are served", () =>
+    Effect.gen(function*() {
+      const { submit, txns } = yield* make()
+      const first = yield* submit(put("first"))
+      const others = [yield* submit(put("b")), yield* submit(put("c"))]
+      txns[0]?.answer(Exit.die("broken"))
+      assert.isTrue(Exit.hasDies(yield* Fiber.await(first)))
+      txns[1]?.answer(Exit.die("broken"))
+      for (const fiber of others) assert.isTrue(Exit.hasDies(yield* Fiber.await(fiber)))
+      yield* submit(put("d"))
+      assert.strictEqual(written(txns[2]?.request ?? {}), "d")
+    }))
+
+  it.effect("for a limit teaches how much the server takes", () =>
+    Effect.gen(function*() {
+      const { submit, txns } = yield* make()
+      const group = Effect.fnUntraced(function*(value: string) {
+        const before = txns.length
+        yield* submit(put("first"))
+        for (let index = 0; index < 40; index++) yield* submit(put(`k${index}`, value))
+        txns[before]?.answer(Exit.succeed(done))
+        return txns.slice(before + 1)
+      })
+      const answerAll = (refused: EtcdErrorReason) => {
+        for (const call of txns) {
+          if (call.state !== "open") continue
+          const many = (call.request.success?.length ?? 0) > 1
+          call.answer(many ? fail(refused) : Exit.succeed(done))
+        }
+      }
+      assert.deepStrictEqual((yield* group("")).map(({ request }) => request.success?.length), [40])
+      answerAll(new InvalidArgument({ detail: "etcdserver: too many operations in txn request" }))
+      answerAll(new NoSpace({}))
+      assert.strictEqual((yield* group("")).length, 1)
+      answerAll(new InvalidArgument({ detail: "etcdserver: too many operations in txn request" }))
+      answerAll(new NoSpace({}))
+      assert.deepStrictEqual((yield* group("")).map(({ request }) => request.success?.length), [31, 9])
+      answerAll(new NoSpace({}))
+      // 30 kB each.
+      const value = "x".repeat(30_000)
+      assert.deepStrictEqual((yield* group(value)).map(({ request }) => request.success?.length), [31, 9])
+      answerAll(new TooLarge({ detail: "etcdserver: request is too large" }))
+      answerAll(new NoSpace({}))
+      assert.deepStrictEqual((yield* group(value)).map(({ request }) => request.success?.length), [8, 8, 8, 8, 8])
+    }))
+})
+
+describe("patience", () => {
+  it.effect("a call without an answer holds nobody back for longer than 20 ms, and later nobody at all", () =>
+    Effect.gen(function*() {
+      const { submit, txns } = yield* make()
+      yield* submit(put("frozen"))
+      const other = yield* submit(put("b"))
+      yield* TestClock.adjust("20 millis")
+      assert.strictEqual(written(txns[1]?.request ?? {}), "b")
+      txns[1]?.answer(Exit.succeed(done))
+      yield* Fiber.join(other)
+      yield* submit(put("c"))
+      assert.strictEqual(written(txns[2]?.request ?? {}), "c")
+      txns[2]?.answer(Exit.succeed(done))
+      // What comes back after that is nobody's turn.
+      yield* submit(put("d"))
+      yield* submit(put("e"))
+      txns[0]?.answer(Exit.succeed(done))
+      assert.deepStrictEqual(txns.map(({ request }) => written(request)), ["frozen", "b", "c", "d"])
+    }))
+
+  it.effect("begins anew for each call", () =>
+    Effect.gen(function*() {
+      const { submit, txns } = yield* make()
+      yield* submit(put("a"))
+      yield* submit(put("b"))
+      yield* TestClock.adjust("9 millis")
+      txns[0]?.answer(Exit.succeed(done))
+      yield* submit(put("c"))
+      yield* TestClock.adjust("9 millis")
+      assert.strictEqual(txns.length, 2)
+      yield* TestClock.adjust("2 millis")
+      assert.strictEqual(txns.length, 3)
+    }))
+})
+
+describe("interruption", () => {
+  it.effect("of one who waits for its turn: it is not sent", () =>
+    Effect.gen(function*() {
+      const { submit, txns } = yield* make()
+      yield* submit(put("first"))
+      const impatient = yield* submit(put("b"))
+      const other = yield* submit(put("c"))
+      yield* Fiber.interrupt(impatient)
+      txns[0]?.answer(Exit.succeed(done))
+      assert.deepStrictEqual(txns.slice(1).map(({ request }) => request), [put("c")])
+      txns[1]?.answer(Exit.succeed(done))
+      assert.deepStrictEqual(yield* Fiber.join(other), done)
+    }))
+
+  it.effect("of one in a group leaves the others alone; of the last one, cancels the call", () =>
+    Effect.gen(function*() {
+      const { submit, txns } = yield* make()
+      const first = yield* submit(put("first"))
+      const waiting = [yield* submit(put("b")), yield* submit(put("c")), yield* submit(put("d"))]
+      yield* Fiber.interrupt(first)
+      assert.strictEqual(txns[0]?.state, "cancelled")
+      assert.strictEqual(written(txns[1]?.request ?? {}), "b c d")
+      for (const fiber of waiting) {
+        assert.strictEqual(txns[1]?.state, "open")
+        yield* Fiber.interrupt(fiber)
+      }
+      assert.strictEqual(txns[1]?.state, "cancelled")
+      yield* submit(put("e"))
+      assert.strictEqual(written(txns[2]?.request ?? {}), "e")
+    }))
+
+  it.effect("of one who is sent apart after a refusal cancels that call alone", () =>
+    Effect.gen(function*() {
+      const { submit, txns } = yield* make()
+      yield* submit(put("first"))
+      const impatient = yield* submit(put("b"))
+      const other = yield* submit(put("c"))
+      txns[0]?.answer(Exit.succeed(done))
+      txns[1]?.answer(fail(new LeaseNotFound({ leaseId: 1n })))
+      yield* Fiber.interrupt(impatient)
+      assert.deepStrictEqual(txns.slice(2).map(({ state }) => state), ["cancelled", "open"])
+      txns[3]?.answer(Exit.succeed(done))
+      assert.deepStrictEqual(yield* Fiber.join(other), done)
+    }))
+
+  it.live("at any step of one: the others are answered, and nothing of it is sent afterwards", () =>
+    interruptAtEveryStep({
+      setup: Effect.gen(function*() {
+        const gate = makeGate()
+        const sent: Array<string> = []
+        let over = false
+        const etcd = yield* makeEtcd({
+          ...gate.transport,
+          txn: (request) =>
+            Effect.suspend(() => {
+              if (over && written(request).includes("victim")) sent.push(written(request))
+              return Effect.delay(Effect.sync(() => answerOf(request)), "3 millis")
+            })
+        }, { retry: Schedule.recurs(0), timeout: Duration.seconds(5), namespace: "" })
+        const others = yield* Effect.forkChild(
+          Effect.forEach(["a", "b", "c"], (key) => Effect.replicateEffect(etcd.txn(put(key)), 3), {
+            concurrency: "unbounded"
+          }),
+          { startImmediately: true }
+        )
+        return { etcd, others, sent, end: () => (over = true) }
+      }),
+      run: ({ end, etcd }) =>
+        Effect.ensuring(
+          Effect.all([etcd.txn(put("victim1")), etcd.txn(put("victim2"))], { concurrency: "unbounded" }),
+          Effect.sync(end)
+        ),
+      tick: "1 millis",
+      check: ({ etcd, others, sent }, _, step) =>
+        Effect.gen(function*() {
+          const after = yield* Effect.forkChild(Effect.all([Fiber.join(others), etcd.txn(put("after"))]))
+          for (let ticks = 0; ticks < 100 && after.pollUnsafe() === undefined; ticks++) {
+            yield* TestClock.adjust("1 millis")
+          }
+          assert.isDefined(after.pollUnsafe(), `step ${step}: somebody was forgotten`)
+          assert.deepStrictEqual(sent, [], `step ${step}`)
+        })
+    }).pipe(Effect.provide(TestClock.layer())))
+})
+
+describe("closing", () => {
+  it.effect("ends those on their way and those in line, and nobody hangs afterwards", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const { etcd, submit, txns } = yield* Scope.provide(make(), scope)
+      yield* submit(put("first"))
+      const group = [yield* submit(put("b")), yield* submit(put("c"))]
+      txns[0]?.answer(Exit.succeed(done))
+      const line = yield* submit(put("d"))
+      yield* Scope.close(scope, Exit.void)
+      for (const fiber of [...group, line]) {
+        const { reason } = failure(yield* Fiber.await(fiber)) ?? {}
+        // Whether those on their way were applied, nobody knows.
+        assert.strictEqual(reason?._tag, "Closed")
+      }
+      assert.strictEqual(txns[1]?.state, "cancelled")
+      assert.strictEqual((yield* Effect.flip(etcd.txn(put("e")))).reason._tag, "Closed")
+      assert.strictEqual(txns.length, 2)
+    }))
+})
