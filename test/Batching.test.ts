@@ -167,6 +167,21 @@ describe("requests that are made together", () => {
       }
     }))
 
+  it.effect("wait until all calls before them are answered, so that they stay together", () =>
+    Effect.gen(function*() {
+      const { submit, txns } = yield* make()
+      yield* submit(put("first"))
+      yield* submit(put("x"))
+      yield* submit(put("x"))
+      txns[0]?.answer(Exit.succeed(done))
+      yield* submit(put("b"))
+      yield* submit(put("c"))
+      txns[1]?.answer(Exit.succeed(done))
+      assert.strictEqual(txns.length, 3)
+      txns[2]?.answer(Exit.succeed(done))
+      assert.deepStrictEqual(txns.map(({ request }) => written(request)), ["first", "x", "x", "b c"])
+    }))
+
   it.effect("what a full store refuses does not travel with what it lets pass, and is shown to it", () =>
     Effect.gen(function*() {
       const { submit, txns } = yield* make()
@@ -486,5 +501,16 @@ describe("closing", () => {
       assert.strictEqual(txns[1]?.state, "cancelled")
       assert.strictEqual((yield* Effect.flip(etcd.txn(put("e")))).reason._tag, "Closed")
       assert.strictEqual(txns.length, 2)
+    }))
+
+  it.effect("ends those in line also where the transport forgets the one before them", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const { submit, txns } = yield* Scope.provide(make(), scope)
+      yield* submit(put("first"))
+      const line = yield* submit(put("b"))
+      yield* Scope.close(scope, Exit.void)
+      assert.strictEqual(failure(yield* Fiber.await(line))?.reason._tag, "Closed")
+      assert.strictEqual(txns.length, 1)
     }))
 })
