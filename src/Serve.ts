@@ -210,8 +210,7 @@ const drain = Effect.fnUntraced(function*(
   // Bounded, and the key goes with its lease if etcd does not answer.
   yield* Scope.close(registering, Exit.void)
   yield* Effect.sleep(times.propagation)
-  if (health !== undefined) yield* health.end
-  const ended = yield* shutdown(server, times.grace)
+  const ended = yield* shutdown(server, times.grace, health?.endUnsafe)
   if (ended === "Cut") {
     yield* Effect.logWarning(`calls that lasted longer than ${Duration.format(times.grace)} were cut`)
   }

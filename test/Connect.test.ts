@@ -57,6 +57,10 @@ const handlers: GreeterServer = {
     else call.end()
   },
   greetAll: (call, callback) => {
+    if (call.metadata.get("read").includes("nothing")) {
+      setTimeout(() => callback(null, { greeting: "enough", instance }), 50)
+      return
+    }
     const names: Array<string> = []
     call.on("cancelled", () => seen.cancelled++)
     call.on("data", ({ name }) => {
@@ -237,6 +241,25 @@ describe("a Connect transport on a gRPC channel", () => {
       assert.strictEqual(reply.greeting, "enough")
     }))
 
+  it.live("a reply of a server that reads nothing ends the requests, which wait for it", () =>
+    Effect.gen(function*() {
+      const client = yield* connect()
+      let sent = 0
+      let over = false
+      const name = "x".repeat(100_000)
+      const endless = async function*() {
+        try {
+          for (;; sent++) yield { name }
+        } finally {
+          over = true
+        }
+      }
+      const reply = yield* Effect.promise(() => client.greetAll(endless(), { headers: { read: "nothing" } }))
+      assert.strictEqual(reply.greeting, "enough")
+      yield* wait(() => over)
+      assert.isBelow(sent, 1000)
+    }))
+
   it.live("interceptors see the request and may change it", () =>
     Effect.gen(function*() {
       const calls: Array<string> = []
@@ -261,5 +284,17 @@ describe("a Connect transport on a gRPC channel", () => {
       )
       const error = yield* failing(createClient(Greeter, makeGrpcTransport(nobody)).greet({ name: "world" }))
       assert.strictEqual(error.code, Code.Unavailable)
+
+      let over = false
+      const endless = async function*() {
+        try {
+          for (;;) yield { name: "ann" }
+        } finally {
+          over = true
+        }
+      }
+      const stream = createClient(Greeter, makeGrpcTransport(nobody)).greetAll(endless(), { timeoutMs: 5000 })
+      assert.strictEqual((yield* failing(stream)).code, Code.Unavailable)
+      yield* wait(() => over)
     }))
 })

@@ -316,24 +316,29 @@ describe("serve, bad input", () => {
 
 const listening = () => process.getActiveResourcesInfo().filter((name) => name === "TCPServerWrap").length
 
+const oneProcess = Effect.gen(function*() {
+  const world = yield* makeRegistryWorld
+  const { registry } = yield* world.process
+  return { world, registry }
+})
+
 it.effect("interrupted at whatever step, it leaves no socket and no entry", () =>
   Effect.gen(function*() {
     const ends = { interrupted: 0, completed: 0 }
     yield* until(() => listening() === 0, "the other tests are over")
     const count = yield* interruptAtEveryStep({
-      setup: makeRegistryWorld,
-      run: (world) =>
+      setup: oneProcess,
+      run: ({ registry }) =>
+        serve("greeter", makeGreeter("a").addTo, { ...onLoopback, id: "a", propagation: "50 millis" }).pipe(
+          Effect.andThen(Effect.yieldNow),
+          Effect.provideService(Registry, registry),
+          Effect.scoped
+        ),
+      check: ({ world }, exit) =>
         Effect.gen(function*() {
-          const process = yield* world.process
-          yield* serve("greeter", makeGreeter("a").addTo, { ...onLoopback, id: "a", propagation: "50 millis" }).pipe(
-            Effect.provideService(Registry, process.registry)
-          )
-          yield* Effect.yieldNow
-        }).pipe(Effect.scoped),
-      check: (world, exit) =>
-        Effect.gen(function*() {
-          if (Exit.isSuccess(exit)) ends.completed++
-          else ends.interrupted++
+          if (Exit.isSuccess(exit)) {
+            ends.completed++
+          } else ends.interrupted++
           yield* until(() => listening() === 0, "no socket is left")
           assert.deepStrictEqual([...(yield* world.entries).keys()], [])
         })
@@ -341,7 +346,7 @@ it.effect("interrupted at whatever step, it leaves no socket and no entry", () =
     assert.isAbove(count, 100)
     assert.isAbove(ends.interrupted, 50)
     assert.isAtLeast(ends.completed, 1)
-  }), { timeout: 120_000 })
+  }), { timeout: 180_000 })
 
 describe("The address that is registered", () => {
   const address = (host: string, given: string | undefined, own: ReadonlyArray<string>) =>

@@ -106,16 +106,11 @@ const call = async <I extends DescMessage, O extends DescMessage>(
   const header = new Headers()
   const trailer = new Headers()
   let failure: ConnectError | undefined
-  let answered = false
   let ended = false
-  let written = () => {}
 
   const send = async () => {
     for await (const message of request.message) {
-      await new Promise<void>((resolve) => {
-        written = resolve
-        stream.write(message, () => resolve())
-      })
+      await new Promise<void>((resolve) => stream.write(message, () => resolve()))
       if (ended) break
     }
     stream.end()
@@ -125,7 +120,6 @@ const call = async <I extends DescMessage, O extends DescMessage>(
   request.signal.addEventListener("abort", cancel)
   const opened = new Promise<void>((resolve) => {
     stream.once("metadata", (metadata) => {
-      answered = true
       addTo(header, metadata)
       resolve()
     })
@@ -133,7 +127,6 @@ const call = async <I extends DescMessage, O extends DescMessage>(
       addTo(trailer, metadata)
       request.signal.removeEventListener("abort", cancel)
       ended = true
-      written()
       resolve()
     })
   })
@@ -145,8 +138,8 @@ const call = async <I extends DescMessage, O extends DescMessage>(
     stream.cancel()
   })
   await opened
-  // What was answered before the failure is told before it.
-  if (failure !== undefined && !answered) throw failure
+  // Messages that nobody has read yet hold the status back, so this failure came before all of them.
+  if (failure !== undefined) throw failure
 
   const messages = async function*(): AsyncGenerator<MessageShape<O>> {
     try {

@@ -34,11 +34,18 @@ const closing = "1 second"
 /**
  * Takes no new calls and lets those in flight end, for as long as `grace`; then it cuts them, and says so. All sockets are closed
  * at the end.
+ *
+ * @param refusing - Runs once no new calls come.
  */
-export const shutdown = (server: Server, grace: Duration.Duration): Effect.Effect<"Ended" | "Cut"> =>
+export const shutdown = (
+  server: Server,
+  grace: Duration.Duration,
+  refusing: () => void = () => {}
+): Effect.Effect<"Ended" | "Cut"> =>
   Effect.suspend(() => {
     const closed = Deferred.makeUnsafe<void>()
     server.tryShutdown(() => Deferred.doneUnsafe(closed, Exit.void))
+    refusing()
     const within = (time: Duration.Input) => Effect.timeoutOption(Deferred.await(closed), time)
     return Effect.flatMap(within(grace), (ended) => {
       server.forceShutdown()
@@ -50,7 +57,7 @@ export const shutdown = (server: Server, grace: Duration.Duration): Effect.Effec
 export interface Health {
   readonly set: (serving: boolean) => Effect.Effect<void>
   /** Ends the `Watch` calls: they would otherwise last as long as their clients, and hold up the end of the server. */
-  readonly end: Effect.Effect<void>
+  readonly endUnsafe: () => void
 }
 
 type Watch = ServerWritableStream<unknown, unknown>
@@ -80,10 +87,10 @@ export const addHealth = (server: Server, services: ReadonlyArray<string>): Effe
       })
       return {
         set: (serving) => Effect.sync(() => names.forEach((name) => implementation.setStatus(name, status(serving)))),
-        end: Effect.sync(() => {
+        endUnsafe: () => {
           watching.forEach((call) => call.end())
           watching.clear()
-        })
+        }
       } satisfies Health
     },
     catch: (cause) => cause instanceof Error ? cause.message : String(cause)
