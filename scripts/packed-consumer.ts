@@ -1,7 +1,7 @@
 /**
  * What somebody who installs the package gets: packs it, installs the tarball with its peers into an empty project, and
  * there imports every public name, compiles with `skipLibCheck: false`, and compiles and runs the quick start; then does the same for
- * `effect-coord/connect`, with the peers that only it needs.
+ * `effect-coord/http`, and for `effect-coord/connect` with the peers that only it needs.
  */
 import * as assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
@@ -61,6 +61,8 @@ for (
     "dist/index.js",
     "dist/index.d.ts",
     "dist/index.d.ts.map",
+    "dist/Http.js",
+    "dist/Http.d.ts",
     "dist/Connect.js",
     "dist/Connect.d.ts"
   ]
@@ -145,6 +147,37 @@ compile("tsconfig.json")
 say(`${values.length} values and ${types.length} types compile, with the libraries' own typings checked`)
 console.log(run("node", ["out/quickstart.js"]).replace(/^/gm, "  | "))
 say("the quick start runs")
+
+// The entry point for HTTP. Effect's client is unstable, so nothing else may load it (Schema loads other modules of effect/http).
+write(
+  "http.ts",
+  `import { Effect, Layer } from "effect"
+import { EtcdMemory, type Registry } from "effect-coord"
+import { layerServiceHttpClient, NoInstances, type ServiceHttpClientOptions } from "effect-coord/http"
+import { FetchHttpClient, HttpClient } from "effect/http"
+const options: ServiceHttpClientOptions = { others: "fail" }
+const live = layerServiceHttpClient(options).pipe(Layer.provide([FetchHttpClient.layer, EtcdMemory.layer]))
+const error = await Effect.runPromise(HttpClient.get("http://orders/").pipe(Effect.flip, Effect.provide(live)))
+console.log(error.cause instanceof NoInstances && error.cause.service)
+export type Needs = Registry
+`
+)
+write("tsconfig.http.json", tsconfig(["http.ts"]))
+compile("tsconfig.http.json")
+assert.equal(run("node", ["out/http.js"]).trim(), "orders")
+write(
+  "loaded.mjs",
+  `import { registerHooks } from "node:module"
+   registerHooks({ load: (url, context, next) => (/effect[/]dist[/]http[/]HttpClient|effect-coord[/]dist[/](Http|internal[/]http[/])/.test(url) && console.log(url), next(url, context)) })
+   await import("effect-coord")
+   console.log("loaded")
+   await import("effect-coord/http")
+`
+)
+const [first, ...rest] = run("node", ["loaded.mjs"]).trim().split("\n")
+assert.equal(first, "loaded", "effect-coord loads what only effect-coord/http may")
+assert.ok(rest.length > 0, "effect-coord/http loads nothing")
+say("effect-coord/http compiles and runs, and is not loaded by the rest")
 
 // The entry point for Connect. Up to here nothing that it needs was installed, so nothing else has loaded it.
 write(

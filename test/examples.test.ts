@@ -90,6 +90,12 @@ const shown: Record<string, ReadonlyArray<string | RegExp>> = {
     "still in use: { perSecond: 100, burst: 40 }",
     "deleted, so the default: { perSecond: 10, burst: 1 }"
   ],
+  http: [
+    `before: no instance of "greetings" to send a request to, 0 registered`,
+    "three servers: hello from one, hello from three, hello from two",
+    "one that nobody reaches, and no request lost: hello from one, hello from three, hello from two",
+    "one has left: hello from three, hello from two"
+  ],
   registry: [
     "the client knows: nobody",
     "the client knows: billing-1 (9001)",

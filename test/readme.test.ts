@@ -55,7 +55,11 @@ it("every code block of the README and of the documentation compiles", { timeout
         compilerOptions: {
           incremental: false,
           noUnusedLocals: false,
-          paths: { "effect-coord": ["../../src/index.ts"], "effect-coord/connect": ["../../src/Connect.ts"] }
+          paths: {
+            "effect-coord": ["../../src/index.ts"],
+            "effect-coord/connect": ["../../src/Connect.ts"],
+            "effect-coord/http": ["../../src/Http.ts"]
+          }
         },
         include: ["*.ts"]
       })

@@ -45,7 +45,7 @@ export const parseInstance = ({ address, metadata, port }: ServiceInstance): Par
 }
 
 /** Also an IPv6 address in brackets, as in a URL. */
-const hostOf = (address: string): string | undefined => {
+export const hostOf = (address: string): string | undefined => {
   const bare = address.startsWith("[") && address.endsWith("]") ? address.slice(1, -1) : undefined
   if (bare !== undefined) return isIPv6(bare) ? bare : undefined
   return isIPv6(address) || isHost(address) ? address : undefined
