@@ -2,10 +2,12 @@
 import { assert, describe, it } from "@effect/vitest"
 import { randomInt } from "node:crypto"
 import { corpus, replayEntry } from "./sim/corpus.ts"
+import { jepsen } from "./sim/jepsen.ts"
 import { runSeed } from "./sim/Scenario.ts"
-import { scenarios } from "./sim/scenarios/index.ts"
+import { scenarioOf, scenarios } from "./sim/scenarios/index.ts"
+import { variants } from "./sim/variants/index.ts"
 
-const seeds = 200
+const seeds = 100
 
 describe("simulation", () => {
   for (const scenario of scenarios) {
@@ -26,7 +28,7 @@ describe("simulation", () => {
 
   it("the same seed gives the same trace", () => {
     for (const scenario of scenarios) {
-      for (let seed = 1; seed <= 20; seed++) {
+      for (let seed = 1; seed <= 10; seed++) {
         const once = runSeed(scenario, seed, { keep: true })
         const again = runSeed(scenario, seed, { keep: true })
         assert.strictEqual(again.trace, once.trace)
@@ -35,4 +37,19 @@ describe("simulation", () => {
       }
     }
   })
+
+  it("processes that stand still lose updates under a lock alone, and none with fenced", () => {
+    assert.isAbove(jepsen(1, false).lost, 0)
+    const fenced = jepsen(1, true)
+    assert.strictEqual(fenced.lost, 0)
+    assert.isAbove(fenced.acknowledged, 100)
+  })
+
+  for (const { client, name, scenario, seed } of variants) {
+    it(`a client that is wrong is found: ${name}`, () => {
+      const wrong = runSeed(scenarioOf(scenario), seed, { variant: client })
+      assert.isAbove(wrong.violations.length, 0)
+      assert.deepStrictEqual(runSeed(scenarioOf(scenario), seed).violations, [])
+    })
+  }
 })

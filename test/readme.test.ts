@@ -58,7 +58,8 @@ it("every code block of the README and of the documentation compiles", { timeout
           paths: {
             "effect-coord": ["../../src/index.ts"],
             "effect-coord/connect": ["../../src/Connect.ts"],
-            "effect-coord/http": ["../../src/Http.ts"]
+            "effect-coord/http": ["../../src/Http.ts"],
+            "effect-coord/testing": ["../../src/testing.ts"]
           }
         },
         include: ["*.ts"]

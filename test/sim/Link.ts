@@ -24,11 +24,13 @@ export interface Weather {
   /** How long a message takes at least and at most. */
   readonly fastest: number
   readonly slowest: number
+  /** By how much longer an answer takes, at most. */
+  readonly slowAnswers: number
   /** How likely a request is applied only after its sender has given up. */
   readonly late: number
 }
 
-export const fair: Weather = { requestLoss: 0, responseLoss: 0, fastest: 0.2, slowest: 3, late: 0 }
+export const fair: Weather = { requestLoss: 0, responseLoss: 0, fastest: 0.2, slowest: 3, slowAnswers: 0, late: 0 }
 
 const silence = 4000
 
@@ -136,6 +138,7 @@ export class Link {
     if (way === "request" && this.random.chance(weather.late)) {
       delay += Math.floor(Duration.toMillis(this.timeout) * (1 + this.random.next()) * millis)
     }
+    if (way === "response") delay += Math.floor(weather.slowAnswers * (0.3 + 0.7 * this.random.next()) * millis)
     if (this.stale) {
       this.stale = false
       delay += this.delay() + this.delay()

@@ -13,6 +13,7 @@ import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import type * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Metric from "effect/Metric"
 import { Random as EffectRandom } from "effect/Random"
@@ -227,10 +228,14 @@ export class Process {
     if (!this.crashed) this.tasks.push({ due: this.timeline.now, run })
   }
 
-  fork<A, E>(effect: Effect.Effect<A, E>, onExit?: (fiber: Fiber.Fiber<A, E>) => void): void {
+  fork<A, E>(effect: Effect.Effect<A, E>, told: {
+    readonly onStart?: (fiber: Fiber.Fiber<A, E>) => void
+    readonly onExit: (exit: Exit.Exit<A, E>) => void
+  }): void {
     this.post(() => {
       const fiber = Effect.runForkWith(this.context)(effect)
-      fiber.addObserver(() => onExit?.(fiber))
+      told.onStart?.(fiber)
+      fiber.addObserver(told.onExit)
     })
   }
 

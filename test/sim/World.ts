@@ -13,6 +13,7 @@ import { Etcd } from "../../src/Etcd.ts"
 import { makeEtcd } from "../../src/internal/client/Client.ts"
 import type { Snapshot } from "../../src/internal/memory/Store.ts"
 import type { Transport } from "../../src/internal/Transport.ts"
+import type { Lock } from "../../src/Lock.ts"
 import { fair, Link, type Weather } from "./Link.ts"
 import type { Fault, Plan } from "./plan.ts"
 import { makeRandom } from "./random.ts"
@@ -24,6 +25,7 @@ import { Trace } from "./Trace.ts"
 export interface Variant {
   readonly transport?: ((transport: Transport) => Transport) | undefined
   readonly port?: ((etcd: Etcd["Service"], transport: Transport) => Etcd["Service"]) | undefined
+  readonly lock?: Layer.Layer<Lock, InvalidOption, Etcd> | undefined
 }
 
 export interface WorldOptions {
@@ -129,12 +131,12 @@ export class World {
       )
       ready({ index, process, link, etcd, services, close: Scope.close(scope, Exit.void) })
     })
-    process.fork(build, (fiber) => this.expectSuccess(process, "start", fiber.pollUnsafe()))
+    process.fork(build, { onExit: (exit) => this.expectSuccess(process, "start", exit) })
   }
 
   /** Reports what nobody has foreseen. */
-  expectSuccess(process: Process, what: string, exit: Exit.Exit<unknown, unknown> | undefined): void {
-    if (exit !== undefined && Exit.isFailure(exit)) {
+  expectSuccess(process: Process, what: string, exit: Exit.Exit<unknown, unknown>): void {
+    if (Exit.isFailure(exit)) {
       this.violate("no unexpected failure", `${what} of ${process.name} failed: ${describe(exit)}`)
     }
   }
@@ -197,9 +199,19 @@ export class World {
       case "slow":
         return weather({ slowest: fault.slowest })
       case "late":
-        return weather({ late: 0.7 })
+        return weather({ late: 0.4 })
       case "cut":
         return link?.cut()
+      case "degrade":
+        weather({ slowAnswers: 500 })
+        this.timeline.after(1500 * millis, () => link?.partition())
+        this.timeline.after(fault.for * millis, () => link?.heal())
+        return
+      case "flap":
+        for (let after = 0; after < fault.for; after += fault.every) {
+          this.timeline.after(after * millis, () => link?.cut())
+        }
+        return
       case "crash":
         process?.crash()
         return link?.cut()
@@ -257,7 +269,7 @@ export class World {
     for (const { close, process } of clients) {
       if (process.crashed) continue
       open++
-      process.fork(close, () => open--)
+      process.fork(close, { onExit: () => open-- })
     }
     this.timeline.run(this.now + 20_000 * millis, () => open === 0)
     if (open > 0) this.violate("closing ends", `${open} clients did not close`)

@@ -12,6 +12,10 @@ export type Fault =
     | { readonly fault: "partition" | "refuse" | "pause" | "suspend"; readonly client: number; readonly for: number }
     | { readonly fault: "lose"; readonly client: number; readonly for: number; readonly way: "request" | "response" }
     | { readonly fault: "slow"; readonly client: number; readonly for: number; readonly slowest: number }
+    /** Answers come slower and slower, then none. */
+    | { readonly fault: "degrade"; readonly client: number; readonly for: number }
+    /** Cut again and again. */
+    | { readonly fault: "flap"; readonly client: number; readonly for: number; readonly every: number }
     /** Requests are applied after their sender has given up. */
     | { readonly fault: "late"; readonly client: number; readonly for: number }
     | { readonly fault: "cut" | "crash" | "expireToken"; readonly client: number }
@@ -63,8 +67,11 @@ export const planFaults = (random: Random, options: FaultOptions): ReadonlyArray
   // One in five runs is calm: what fails there fails without any excuse.
   if (random.chance(0.2)) return faults
   const count = 1 + random.below(options.most)
+  // Half of the runs are about a few kinds of faults: all of them at once hide what one of them does, and excuse too much.
+  const { kinds: all } = options
+  const kinds = random.chance(0.5) ? all : [0, 1].flatMap(() => all[random.below(all.length)] ?? [])
   for (let index = 0; index < count; index++) {
-    const kind = options.kinds[random.below(options.kinds.length)]
+    const kind = kinds[random.below(kinds.length)]
     if (kind !== undefined) faults.push(planFault(random, kind, options))
   }
   return faults.sort((a, b) => a.at - b.at)
@@ -81,10 +88,14 @@ const planFault = (random: Random, fault: FaultName, { clients, until }: FaultOp
     case "suspend":
     case "late":
       return { at, fault, client, for: length }
+    case "degrade":
+      return { at, fault, client, for: random.between(3000, 7000) }
     case "lose":
       return { at, fault, client, for: length, way: random.pick(["request", "response"]) }
     case "slow":
-      return { at, fault, client, for: length, slowest: random.pick([50, 500, 3000]) }
+      return { at, fault, client, for: length, slowest: random.pick([50, 500, 1500, 3000]) }
+    case "flap":
+      return { at, fault, client, for: length, every: random.pick([5, 20, 100]) }
     case "cut":
     case "crash":
     case "expireToken":

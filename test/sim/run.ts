@@ -8,12 +8,14 @@
  *     --drop a,b       with --seed: without these parts of its plan
  *     --variant V      with a client that is broken on purpose
  *     --variants       how many seeds it takes to find each broken client
+ *     --jepsen         updates lost under a lock by processes that stand still, without fencing and with it
  *     --determinism    plays each seed in two processes, and compares
  */
 import { spawn } from "node:child_process"
 import { randomInt } from "node:crypto"
 import { fileURLToPath } from "node:url"
 import { parseArgs } from "node:util"
+import { jepsenRuns, type Lost } from "./jepsen.ts"
 import { minimise, without } from "./minimise.ts"
 import { runJobs } from "./pool.ts"
 import { planOf, runPlan } from "./Scenario.ts"
@@ -30,6 +32,7 @@ const { values: options } = parseArgs({
     drop: { type: "string", default: "" },
     variant: { type: "string" },
     variants: { type: "boolean", default: false },
+    jepsen: { type: "boolean", default: false },
     determinism: { type: "boolean", default: false },
     hashes: { type: "boolean", default: false }
   }
@@ -114,7 +117,7 @@ const findVariants = async (): Promise<boolean> => {
     })
     all &&= first !== undefined
     say(
-      `${name.padEnd(24)} ${
+      `${name.padEnd(26)} ${
         first === undefined ? `NOT FOUND in ${seeds}` : `seed ${first.seed - base + 1}`.padEnd(12)
       }` +
         ` ${first?.property ?? ""}`
@@ -155,6 +158,16 @@ const determinism = async (): Promise<boolean> => {
   return different.length === 0 && lines.length > 1
 }
 
+const experiment = (): boolean => {
+  const show = (name: string, { acknowledged, lost }: Lost): void =>
+    say(`${name}: ${lost} of ${acknowledged} acknowledged updates lost (${(100 * lost / acknowledged).toFixed(1)} %)`)
+  const without = jepsenRuns(base, 10, false)
+  const fenced = jepsenRuns(base, 10, true)
+  show("a lock of 2 s, without fencing", without)
+  show("a lock of 2 s, with fenced", fenced)
+  return fenced.lost === 0 && fenced.acknowledged > 0
+}
+
 const main = async (): Promise<boolean> => {
   if (options.seed !== undefined) {
     return replay(options.scenario ?? "locks", Number(options.seed), options.drop.split(",").filter(Boolean))
@@ -163,6 +176,7 @@ const main = async (): Promise<boolean> => {
     process.stdout.write(await hashes())
     return true
   }
+  if (options.jepsen) return experiment()
   if (options.determinism) return determinism()
   if (options.variants) return findVariants()
   return search()

@@ -1,13 +1,12 @@
 /**
  * What locks promise, checked while a run goes on.
  */
-import * as Cause from "effect/Cause"
 import type * as Exit from "effect/Exit"
-import * as Option from "effect/Option"
 import type { Plan } from "../plan.ts"
 import { clockBound } from "../plan.ts"
 import type { Commit } from "../Server.ts"
 import { describe, type World } from "../World.ts"
+import { hasFault, isCalm, outages, tagOf } from "./drive.ts"
 import type { LockAction } from "./locks.ts"
 
 const root = "/locks/"
@@ -35,8 +34,6 @@ export class LockJudge {
   private readonly greatest = new Map<string, bigint>()
   private readonly holding = new Map<string, string>()
   private readonly lossTimes = new Map<string, number>()
-  private readonly asked = new Set<number>()
-  private readonly done = new Set<number>()
   private readonly meddled: boolean
   private readonly restored: boolean
   private readonly calm: boolean
@@ -45,10 +42,9 @@ export class LockJudge {
   constructor(world: World, plan: Plan<LockAction>) {
     this.world = world
     this.plan = plan
-    const has = (...names: ReadonlyArray<string>) => plan.faults.some(({ fault }) => names.includes(fault))
-    this.restored = has("restore")
-    this.meddled = this.restored || has("revoke", "delete")
-    this.calm = plan.faults.length === 0 && plan.manners.stalls === 0
+    this.restored = hasFault(plan, "restore")
+    this.meddled = this.restored || hasFault(plan, "revoke", "delete")
+    this.calm = isCalm(plan)
     world.server.onCommit = (commit) => this.commit(commit)
   }
 
@@ -130,7 +126,6 @@ export class LockJudge {
   }
 
   asks(action: LockAction, number: number): void {
-    this.asked.add(number)
     this.world.record(this.who(action, number), "asks", `${action.key} ${action.how}`)
   }
 
@@ -170,7 +165,7 @@ export class LockJudge {
   }
 
   fenced(action: LockAction, number: number, token: bigint, exit: Exit.Exit<unknown, unknown>): void {
-    this.world.record(this.who(action, number), "fenced", `${action.key} token ${token}: ${tag(exit)}`)
+    this.world.record(this.who(action, number), "fenced", `${action.key} token ${token}: ${tagOf(exit)}`)
   }
 
   lossKnown(action: LockAction, token: bigint): void {
@@ -184,15 +179,12 @@ export class LockJudge {
     this.holding.delete(this.id(action, token))
   }
 
-  ended(action: LockAction, number: number, exit: Exit.Exit<unknown, unknown> | undefined): void {
-    this.done.add(number)
+  ended(action: LockAction, number: number, exit: Exit.Exit<unknown, unknown>): void {
     const who = this.who(action, number)
-    const how = exit === undefined ? "?" : tag(exit)
+    const how = tagOf(exit)
     this.world.record(who, "ends", how)
-    if (exit === undefined || exit._tag === "Success") return
-    const allowed = this.calm
-      ? action.how === "try" ? ["LockHeld"] : []
-      : ["LockHeld", "LockLost", "EtcdError Unavailable", "EtcdError Timeout", "EtcdError Ambiguous"]
+    if (exit._tag === "Success" || (action.how === "keep" && how === "interrupted")) return
+    const allowed = this.calm ? action.how === "try" ? ["LockHeld"] : [] : ["LockHeld", "LockLost", ...outages]
     if (!allowed.includes(how)) this.world.violate("no unexpected failure", `${who}: ${describe(exit)}`)
   }
 
@@ -200,39 +192,20 @@ export class LockJudge {
   // The end
   // ---------------------------------------------------------------------------
 
-  /** How many are under way in processes that have crashed. */
-  abandoned(crashed: (client: number) => boolean): number {
-    let count = 0
-    this.plan.actions.forEach((action, number) => {
-      if (this.asked.has(number) && !this.done.has(number) && crashed(action.client)) count++
-    })
-    return count
+  afterAll(open: ReadonlyArray<number>): void {
+    for (const number of open) {
+      const action = this.plan.actions[number]
+      if (action === undefined) continue
+      this.world.violate("every waiter enters", `${this.who(action, number)} still waits for ${action.key}`)
+    }
   }
 
-  afterAll(crashed: (client: number) => boolean): void {
-    this.plan.actions.forEach((action, number) => {
-      if (this.asked.has(number) && !this.done.has(number) && !crashed(action.client)) {
-        this.world.violate("every waiter enters", `${this.who(action, number)} still waits for ${action.key}`)
-      }
-    })
-  }
-
-  orphans(crashed: (client: number) => boolean): void {
+  orphans(): void {
     for (const key of this.world.keys()) {
-      if (!key.startsWith(root)) continue
+      if (!key.startsWith(root) || key.startsWith(`${root}keep`)) continue
       const by = this.entries.get(key)?.by
-      if (by !== undefined && by.startsWith("c") && crashed(Number(by.slice(1)))) continue
+      if (by !== undefined && by.startsWith("c") && this.world.isCrashed(Number(by.slice(1)))) continue
       this.world.violate("no entry is left behind", `${key} by ${by}`)
     }
   }
-}
-
-const tag = (exit: Exit.Exit<unknown, unknown>): string => {
-  if (exit._tag === "Success") return "done"
-  const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
-  if (typeof error === "object" && error !== null && "_tag" in error) {
-    const reason = "reason" in error && typeof error.reason === "object" && error.reason !== null ? error.reason : {}
-    return "_tag" in reason ? `${String(error._tag)} ${String(reason._tag)}` : String(error._tag)
-  }
-  return describe(exit).split("\n")[0] ?? ""
 }

@@ -1,8 +1,14 @@
 import type { Scenario } from "../Scenario.ts"
+import { config } from "./config.ts"
 import { locks } from "./locks.ts"
+import { registry } from "./registry.ts"
 
 /** Every scenario has actions of its own, which nobody outside of it looks into. */
-export const scenarios: ReadonlyArray<Scenario<unknown>> = [locks as Scenario<unknown>]
+export const scenarios: ReadonlyArray<Scenario<unknown>> = [
+  locks as Scenario<unknown>,
+  config as Scenario<unknown>,
+  registry as Scenario<unknown>
+]
 
 export const scenarioOf = (name: string): Scenario<unknown> => {
   const found = scenarios.find((scenario) => scenario.name === name)

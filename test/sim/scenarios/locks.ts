@@ -10,8 +10,8 @@ import { Operation } from "../../../src/Etcd.ts"
 import { Lock, type LockHandle } from "../../../src/Lock.ts"
 import { type Plan, planFaults, planManners, planRates } from "../plan.ts"
 import type { Scenario } from "../Scenario.ts"
-import { millis } from "../Timeline.ts"
 import type { Client, World } from "../World.ts"
+import { drive } from "./drive.ts"
 import { LockJudge } from "./LockJudge.ts"
 
 /** Times in milliseconds. */
@@ -19,7 +19,8 @@ export interface LockAction {
   readonly client: number
   readonly at: number
   readonly key: string
-  readonly how: "withLock" | "acquire" | "try"
+  /** `keep`: a lock of its own, for the whole run, so that the lease goes on. */
+  readonly how: "withLock" | "acquire" | "try" | "keep"
   /** Seconds. */
   readonly ttl: number
   readonly steps: number
@@ -29,23 +30,31 @@ export interface LockAction {
   readonly fenced: boolean
 }
 
-const length = 8000
+const length = 6000
 
 const plan: Scenario<LockAction>["plan"] = (random): Plan<LockAction> => {
-  const clients = random.between(2, 5)
-  const ttl = random.pick([2, 3, 5])
-  const keys = random.between(1, 3)
-  const actions = Array.from({ length: random.between(4, 11) }, (): LockAction => ({
-    client: random.below(clients),
-    at: random.between(0, length),
-    key: `k${random.below(keys)}`,
-    how: random.pick(["withLock", "withLock", "acquire", "try"]),
-    ttl,
-    steps: random.between(0, 5),
-    pace: random.pick([0, 20, 300, 1200]),
-    patience: random.chance(0.2) ? random.between(1, 4000) : undefined,
-    fenced: random.chance(0.4)
-  }))
+  const clients = random.between(2, 4)
+  const ttl = random.pick([2, 2, 3, 6])
+  const keys = random.pick([1, 1, 2])
+  const keepers = random.chance(0.3)
+  const actions = Array.from({ length: random.between(3, 8) }, (): LockAction => {
+    const pace = random.pick([0, 50, 50, 300, 1000])
+    return {
+      client: random.below(clients),
+      at: random.between(0, length - 2000),
+      key: `k${random.below(keys)}`,
+      how: random.pick(["withLock", "withLock", "acquire", "try"]),
+      ttl,
+      steps: random.between(0, pace === 50 ? 90 : 6),
+      pace,
+      patience: random.chance(0.2) ? random.between(1, 4000) : undefined,
+      fenced: random.chance(0.4)
+    }
+  })
+  if (keepers) {
+    const rest = { how: "keep", ttl, steps: 0, pace: 0, fenced: false } as const
+    for (let client = 0; client < clients; client++) actions.push({ client, at: 0, key: `keep${client}`, ...rest })
+  }
   return {
     clients,
     rates: planRates(random, clients + 1),
@@ -56,14 +65,22 @@ const plan: Scenario<LockAction>["plan"] = (random): Plan<LockAction> => {
       most: 5,
       kinds: [
         "partition",
+        "partition",
         "refuse",
         "pause",
         "suspend",
         "lose",
         "lose",
         "slow",
+        "slow",
+        "degrade",
+        "degrade",
+        "degrade",
+        "degrade",
+        "late",
         "late",
         "cut",
+        "flap",
         "crash",
         "expireToken",
         "freeze",
@@ -83,40 +100,22 @@ const patience = 60_000
 
 const play = (world: World, plan: Plan<LockAction>): void => {
   const judge = new LockJudge(world, plan)
-  const clients: Array<Client<Lock>> = []
-  let open = 0
-  const start = (action: LockAction, number: number): void => {
-    const client = clients[action.client]
-    if (client === undefined || client.process.crashed) return
-    open++
-    client.process.fork(attempt(judge, client, action, number), (fiber) => {
-      open--
-      judge.ended(action, number, fiber.pollUnsafe())
-    })
-  }
-  for (let index = 0; index < plan.clients; index++) {
-    world.client(index, Lock.layer(), (client) => {
-      clients[index] = client
-    })
-  }
-  let healed = length
-  for (const fault of plan.faults) healed = Math.max(healed, fault.at + ("for" in fault ? fault.for : 0))
-  world.timeline.calmFrom = healed * millis
-  let pending = plan.actions.length
-  plan.actions.forEach((action, number) =>
-    world.timeline.at(action.at * millis, () => {
-      pending--
-      start(action, number)
-    })
-  )
-  world.timeline.run(healed * millis, () => false)
-  const crashed = (client: number) => world.isCrashed(client)
-  world.timeline.run(world.now + patience * millis, () => pending === 0 && open - judge.abandoned(crashed) <= 0)
-  judge.afterAll(crashed)
+  const course = drive<LockAction, Lock>(world, plan, {
+    layer: world.options.variant?.lock ?? Lock.layer(),
+    length,
+    run: (client, action, number) => attempt(judge, client, action, number),
+    ended: (action, number, exit) => judge.ended(action, number, exit)
+  })
+  const isKeeper = (number: number) => plan.actions[number]?.how === "keep"
+  const waiting = () => course.open().filter((number) => !isKeeper(number))
+  course.wait(patience, () => waiting().length === 0)
+  judge.afterAll(waiting())
   const ttl = Math.max(2, ...plan.actions.map((action) => action.ttl))
-  world.timeline.run(world.now + (ttl * 1000 + 3000) * 1.02 * millis, () => false)
-  judge.orphans(crashed)
-  world.finish(clients.filter((client) => client !== undefined))
+  course.wait((ttl * 1000 + 3000) * 1.02)
+  judge.orphans()
+  for (const number of course.open()) course.stop(number)
+  course.wait(5000, () => course.open().length === 0)
+  world.finish(course.clients)
 }
 
 const attempt = (judge: LockJudge, client: Client<Lock>, action: LockAction, number: number) => {
@@ -150,6 +149,11 @@ const attempt = (judge: LockJudge, client: Client<Lock>, action: LockAction, num
     }).pipe(Effect.ensuring(Effect.sync(() => judge.leaves(action, number, handle.fencingToken))))
 
   switch (action.how) {
+    case "keep":
+      return lock.withLock(action.key, options)(Effect.never).pipe(
+        Effect.catch(() => Effect.sleep("100 millis")),
+        Effect.forever
+      )
     case "withLock": {
       const guarded = lock.withLock(action.key, options)((handle) => holding(handle, body(handle, Effect.void)))
       return action.patience === undefined ? guarded : Effect.asVoid(Effect.timeoutOption(guarded, action.patience))

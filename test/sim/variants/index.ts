@@ -1,11 +1,28 @@
-/** Clients that are wrong on purpose: each must be found. */
+/** Clients that are wrong on purpose, each in one way: a checker that does not find them would find nothing. */
 import type { Variant } from "../World.ts"
+import { deadlineFromReceipt, lossAtTwiceTheTtl, sharedSession } from "./leases.ts"
+import { absenceIsProof, blindRetry, givesUp, releaseByName, unfenced, waiterTrustsItsKey } from "./requests.ts"
+import { listAndWatchWithAGap, resumesAtTheHeader } from "./watches.ts"
 
 export interface BrokenVariant {
   readonly name: string
   /** Where it is looked for. */
   readonly scenario: string
   readonly client: Variant
+  /** One that finds it. */
+  readonly seed: number
 }
 
-export const variants: ReadonlyArray<BrokenVariant> = []
+export const variants: ReadonlyArray<BrokenVariant> = [
+  { name: "deadline from receipt", scenario: "locks", client: deadlineFromReceipt, seed: 20 },
+  { name: "loss at twice the TTL", scenario: "locks", client: lossAtTwiceTheTtl, seed: 16 },
+  { name: "waiter trusts its key", scenario: "locks", client: waiterTrustsItsKey, seed: 144 },
+  { name: "watch resumes at header", scenario: "config", client: resumesAtTheHeader, seed: 567 },
+  { name: "release by name", scenario: "registry", client: releaseByName, seed: 297 },
+  { name: "blind retry", scenario: "config", client: blindRetry, seed: 5 },
+  { name: "absence is proof", scenario: "config", client: absenceIsProof, seed: 115 },
+  { name: "list and watch with a gap", scenario: "config", client: listAndWatchWithAGap, seed: 5 },
+  { name: "shared session", scenario: "locks", client: sharedSession, seed: 777 },
+  { name: "registration gives up", scenario: "registry", client: givesUp, seed: 807 },
+  { name: "fenced without a compare", scenario: "locks", client: unfenced, seed: 786 }
+]

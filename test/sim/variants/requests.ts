@@ -1,0 +1,74 @@
+import * as Effect from "effect/Effect"
+import type { Etcd, TxnRequest } from "../../../src/Etcd.ts"
+import { Closed, EtcdError, Unavailable } from "../../../src/EtcdError.ts"
+import type { Variant } from "../World.ts"
+
+const changed = (change: (request: TxnRequest) => TxnRequest): Variant => ({
+  port: (etcd) => ({ ...etcd, txn: (request) => etcd.txn(change(request)) })
+})
+
+/** At the door of a lock only those before are looked at, and not whether the own entry is still there. */
+export const waiterTrustsItsKey: Variant = changed((request) => {
+  const [first] = request.success ?? []
+  return first?._tag === "Range" && first.maxCreateRevision !== undefined ? { ...request, compare: [] } : request
+})
+
+/** What is given back is deleted by its name, whoever has it. */
+export const releaseByName: Variant = changed((request) => {
+  const [first, second] = request.success ?? []
+  return first?._tag === "Delete" && second === undefined ? { ...request, compare: [] } : request
+})
+
+/** A transaction of a holder does not ask whether it still is one. */
+export const unfenced: Variant = changed((request) => {
+  const [first] = request.success ?? []
+  return first?._tag === "Put" && first.key.startsWith("/data/") ? { ...request, compare: [] } : request
+})
+
+/** A transaction whose answer was lost is sent once more. */
+export const blindRetry: Variant = {
+  transport: (transport) => ({
+    ...transport,
+    txn: (request) =>
+      Effect.retry(transport.txn(request), {
+        times: 2,
+        while: ({ reason }) => reason._tag === "Timeout" || (reason._tag === "Unavailable" && reason.sent)
+      })
+  })
+}
+
+/** A write that timed out has failed if what it wrote is not there. */
+export const absenceIsProof: Variant = {
+  port: (etcd) => ({
+    ...etcd,
+    txn: (request) =>
+      Effect.catch(etcd.txn(request), (error) => {
+        const [put] = request.success ?? []
+        if (error.reason._tag !== "Ambiguous" || put?._tag !== "Put") return Effect.fail(error)
+        const reason = new Unavailable({ detail: "it is not there", sent: false })
+        return Effect.flatMap(
+          holds(etcd, put.key, put.value),
+          (written) => Effect.fail(written ? error : new EtcdError({ ...error, reason }))
+        )
+      })
+  })
+}
+
+const holds = (etcd: Etcd["Service"], key: string, value: string | Uint8Array) =>
+  Effect.map(
+    etcd.range({ key }),
+    ({ kvs: [kv] }) =>
+      kv !== undefined &&
+      new TextDecoder().decode(kv.value) === (typeof value === "string" ? value : new TextDecoder().decode(value))
+  )
+
+/** A registration that cannot look after its key once leaves it at that. */
+export const givesUp: Variant = {
+  port: (etcd) => ({
+    ...etcd,
+    range: (request) =>
+      "key" in request && request.keysOnly !== true
+        ? Effect.mapError(etcd.range(request), (error) => new EtcdError({ ...error, reason: new Closed() }))
+        : etcd.range(request)
+  })
+}
