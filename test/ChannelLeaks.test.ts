@@ -3,14 +3,17 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
+import { TestClock } from "effect/testing"
 import { setFlagsFromString } from "node:v8"
 import { runInNewContext } from "node:vm"
 import { Etcd } from "../src/Etcd.ts"
 import { EtcdMemory } from "../src/EtcdMemory.ts"
 import { Registry } from "../src/Registry.ts"
-import { call, Echo, startBackend } from "./grpc/echo.ts"
+import { call, connected, Echo, startBackend } from "./grpc/echo.ts"
+import { settle } from "./utils/virtual.ts"
 import { makeCountingPort } from "./utils/watching.ts"
 
 const collectGarbage = Effect.sync(() => {
@@ -77,4 +80,64 @@ describe("1,000 channels, opened, called and closed", () => {
       yield* Effect.sleep(50)
       assert.strictEqual(sockets(), 0)
     }).pipe(Effect.scoped, Effect.provide(EtcdMemory.layer)), 60_000)
+})
+
+describe("instances that have left", () => {
+  it.live("are not connected to any more, while the channel is open", () =>
+    Effect.gen(function*() {
+      const registry = yield* Registry
+      const stays = yield* startBackend("stays")
+      yield* registry.register(stays.instance())
+      const client = yield* registry.client(Echo, "echo")
+      yield* connected(client, ["stays"])
+      const before = sockets()
+      const left = yield* Effect.forEach(Array.from({ length: 10 }, (_, index) => index), (index) =>
+        Effect.gen(function*() {
+          const backend = yield* startBackend(`leaves-${index}`)
+          const registration = yield* registry.register(backend.instance())
+          yield* connected(client, [backend.id])
+          yield* registration.unregister
+          return backend
+        }))
+      assert.isAbove(sockets(), before)
+      assert.strictEqual(left.length, 10)
+      // grpc-js closes what nobody uses every ten seconds, and whenever a channel is closed.
+      const look = Effect.gen(function*() {
+        yield* Effect.scoped(registry.client(Echo, "echo"))
+        yield* Effect.sleep(10)
+        return sockets()
+      })
+      yield* Effect.repeat(look, {
+        until: (count) =>
+          count <= before
+      }).pipe(Effect.timeout("5 seconds"))
+      assert.strictEqual(yield* call(client), "stays")
+    }).pipe(Effect.scoped, Effect.provide(EtcdMemory.layer)))
+})
+
+describe("a scope that lives on", () => {
+  it.effect("keeps nothing of a channel that failed or was interrupted", () =>
+    Effect.gen(function*() {
+      const port = makeCountingPort(yield* Effect.map(Layer.build(EtcdMemory.layer), Context.get(Etcd)))
+      const registry = yield* Layer.build(Registry.layer().pipe(Layer.provide(Layer.succeed(Etcd, port.etcd)))).pipe(
+        Effect.map(Context.get(Registry))
+      )
+      const channelOptions = { "grpc.service_config": "{\"methodConfig\":[{}]}" }
+      assert.strictEqual((yield* Effect.flip(registry.channel("echo", { channelOptions })))._tag, "InvalidOption")
+      assert.strictEqual((yield* Effect.flip(registry.target("echo", { channelOptions })))._tag, "InvalidOption")
+      assert.strictEqual((yield* Effect.flip(registry.client((() => {}) as never, "echo")))._tag, "InvalidOption")
+      yield* settle
+      assert.strictEqual(port.watches().open, 1)
+      // For as long as a watch outlives its last consumer.
+      yield* TestClock.adjust("6 seconds")
+      assert.strictEqual(port.watches().open, 0)
+
+      port.beforeRange(() => Effect.never)
+      const fiber = yield* Effect.forkChild(registry.channel("echo"))
+      yield* settle
+      yield* Fiber.interrupt(fiber)
+      port.beforeRange(() => Effect.void)
+      yield* TestClock.adjust("6 seconds")
+      assert.strictEqual(port.watches().open, 0)
+    }).pipe(Effect.scoped))
 })

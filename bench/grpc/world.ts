@@ -27,8 +27,12 @@ export const makeWorld = Effect.gen(function*() {
       return {
         name,
         put: (id: string, port: number, address = "127.0.0.1") =>
-          operator.txn({ success: [Operation.put(key(id), JSON.stringify({ id, name, address, port }))] }),
-        delete: (id: string) => operator.txn({ success: [Operation.delete(key(id))] }),
+          // Twice does no harm.
+          Effect.retry(
+            operator.txn({ success: [Operation.put(key(id), JSON.stringify({ id, name, address, port }))] }),
+            { times: 5 }
+          ),
+        delete: (id: string) => Effect.retry(operator.txn({ success: [Operation.delete(key(id))] }), { times: 5 }),
         client: (options: ChannelOptions = {}) => registry.client(Echo, name, options)
       }
     }),
