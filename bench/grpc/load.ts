@@ -12,18 +12,24 @@ export interface Called {
   /** `host:port` of who answered, or was asked. */
   readonly peer: string
   readonly error: grpc.ServiceError | undefined
+  /** Headers of an answer had come: gRPC repeats no such call. */
+  readonly begun: boolean
 }
 
 const metadata = new Metadata()
 
 const once = (client: EchoClient, delay: number, ended: (called: Called) => void): void => {
   const start = performance.now()
+  let begun = false
   const call = client.call(
     { delay },
     metadata,
     { deadline: Date.now() + 20_000 },
-    (error) => ended({ start, end: performance.now(), peer: call.getPeer(), error: error ?? undefined })
+    (error) => ended({ start, end: performance.now(), peer: call.getPeer(), error: error ?? undefined, begun })
   )
+  call.once("metadata", () => {
+    begun = true
+  })
 }
 
 /** So many calls a second, whether those before have ended or not, until the scope closes; what has ended so far. */
