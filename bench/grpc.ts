@@ -38,7 +38,9 @@ const program = Effect.gen(function*() {
     console.log(`${name}: this process was kept waiting for up to ${stall} ms, load ${loadavg()[0]?.toFixed(1)}`)
     stalls[name] = stall
     for (const figure of found) {
-      console.log(`${figure.met ? "  " : "! "}${figure.what.padEnd(52)}${figure.measured.padEnd(44)}bar: ${figure.bar}`)
+      console.log(
+        `${figure.met ? "  " : "! "}${figure.what.padEnd(52)}${figure.measured.padEnd(44)}  bar: ${figure.bar}`
+      )
       figures.push(figure)
     }
   }

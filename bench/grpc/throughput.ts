@@ -29,7 +29,7 @@ export const throughput = Effect.fnUntraced(function*(world: World, quick: boole
   }
   const [ours, theirs]: [Array<number>, Array<number>] = [[], []]
   const ratios: Array<number> = []
-  for (let index = 0; index < (quick ? 10 : 30); index++) {
+  for (let index = 0; index < (quick ? 6 : 30); index++) {
     // Each first in turn.
     const order = index % 2 === 0 ? [discovered, fixed] : [fixed, discovered]
     for (const client of order) {
