@@ -5,6 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Schedule from "effect/Schedule"
+import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import { Compare, Operation, type OperationResult, type TxnRequest, type TxnResult } from "../src/Etcd.ts"
@@ -481,6 +482,27 @@ describe("interruption", () => {
           assert.deepStrictEqual(sent, [], `step ${step}`)
         })
     }).pipe(Effect.provide(TestClock.layer())))
+})
+
+describe("a busy process", () => {
+  it.effect("a request whose fiber gives way between any two steps, while the call before it ends, is sent all the same", () =>
+    Effect.gen(function*() {
+      for (let n = 0; n < 120; n++) {
+        const ops = 4 + n % 3
+        const turns = Math.floor(n / 3)
+        const { etcd, submit, txns } = yield* make()
+        yield* submit(put("first"))
+        const second = yield* Effect.forkChild(
+          Effect.provideService(etcd.txn(put("second")), Scheduler.MaxOpsBeforeYield, ops)
+        )
+        for (let turn = 0; turn < turns; turn++) yield* Effect.yieldNow
+        txns[0]?.answer(Exit.succeed(done))
+        for (let turn = 0; turn < 100; turn++) yield* Effect.yieldNow
+        assert.strictEqual(txns.length, 2, `${ops} steps, ${turns} turns`)
+        txns[1]?.answer(Exit.succeed(done))
+        yield* Fiber.join(second)
+      }
+    }))
 })
 
 describe("closing", () => {

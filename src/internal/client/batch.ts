@@ -155,7 +155,9 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
     Effect.callback((resume) => {
       const pending: Pending<Request, Answer> = { request, resume, gone: false, onGone: () => {} }
       queue.push(pending)
-      if (!watching) {
+      // The fiber gave way since it found a call on its way, and that has ended.
+      if (calls.size === 0) flush()
+      else if (!watching) {
         watching = true
         run(watch)
       }
