@@ -95,9 +95,6 @@ export const makeServiceHttpClient = Effect.fnUntraced(function*(
         Effect.onError(() => RcMap.invalidate(pools, service))
       )
   })
-  /** Where a request on its way goes, and what it was. */
-  const routes = new WeakMap<HttpClientRequest.HttpClientRequest, Route>()
-
   const poolOf = (service: string, request: HttpClientRequest.HttpClientRequest) =>
     Effect.scoped(RcMap.get(pools, service)).pipe(
       Effect.mapError((cause) =>
@@ -109,55 +106,43 @@ export const makeServiceHttpClient = Effect.fnUntraced(function*(
       )
     )
 
-  const routed = (route: Route): HttpClientRequest.HttpClientRequest => {
-    const { authority, original } = route
-    const request = HttpClientRequest.updateUrl(original, (url) => url.replace(authoritySyntax, `$1$2${authority}`))
-    routes.set(request, route)
-    return request
+  const sendTo = (service: string, original: HttpClientRequest.HttpClientRequest) =>
+    Effect.flatMap(poolOf(service, original), (pool) => {
+      const attempt = (authority: string, refused: ReadonlySet<string>): ReturnType<typeof client.execute> =>
+        Effect.catchIf(
+          client.postprocess(Effect.succeed(withAuthority(original, authority))),
+          isUnsent,
+          (error) =>
+            Effect.flatMap(Clock.monotonicTimeNanos, (at) => {
+              pool.avoid(authority, at)
+              const tried = new Set(refused).add(authority)
+              const next = canBeRead(original) ? pool.next(at, tried) : undefined
+              return next === undefined ? Effect.fail(error) : attempt(next, tried)
+            })
+        )
+      return Effect.flatMap(Clock.monotonicTimeNanos, (at) => {
+        const authority = pool.next(at)
+        if (authority !== undefined) return attempt(authority, new Set())
+        const cause = new NoInstances({ service, seen: pool.seen() })
+        return fail(new HttpClientError.TransportError({ request: original, cause, description: cause.message }))
+      })
+    })
+
+  const send = (request: HttpClientRequest.HttpClientRequest) => {
+    const url = URL.parse(request.url)
+    const service = url === null ? undefined : serviceOf(url)
+    if (service !== undefined) return sendTo(service, request)
+    // What is no URL is told by the client itself.
+    if (url === null || others === "passThrough") return client.postprocess(Effect.succeed(request))
+    const description = `${JSON.stringify(url.hostname)} is no service`
+    return fail(new HttpClientError.InvalidUrlError({ request, description }))
   }
 
-  const route = Effect.fnUntraced(function*(request: HttpClientRequest.HttpClientRequest) {
-    const url = URL.parse(request.url)
-    // What is no URL is told by the client itself.
-    if (url === null) return request
-    const service = serviceOf(url)
-    if (service === undefined) {
-      if (others === "passThrough") return request
-      const description = `${JSON.stringify(url.hostname)} is no service`
-      return yield* fail(new HttpClientError.InvalidUrlError({ request, description }))
-    }
-    const pool = yield* poolOf(service, request)
-    const authority = pool.next(yield* Clock.monotonicTimeNanos)
-    if (authority === undefined) {
-      const cause = new NoInstances({ service, seen: pool.seen() })
-      return yield* fail(new HttpClientError.TransportError({ request, cause, description: cause.message }))
-    }
-    return routed({ original: request, pool, authority })
-  })
-
-  const send = (
-    request: HttpClientRequest.HttpClientRequest,
-    refused: ReadonlySet<string>
-  ): ReturnType<typeof client.execute> =>
-    Effect.catchIf(
-      client.postprocess(Effect.succeed(request)),
-      isUnsent,
-      (error) =>
-        Effect.flatMap(Clock.monotonicTimeNanos, (at) => {
-          const route = routes.get(request)
-          if (route === undefined) return Effect.fail(error)
-          const { authority, original, pool } = route
-          pool.avoid(authority, at)
-          const tried = new Set(refused).add(authority)
-          const next = canBeRead(request) ? pool.next(at, tried) : undefined
-          return next === undefined ? Effect.fail(error) : send(routed({ original, pool, authority: next }), tried)
-        })
-    )
-
+  // Not before the last step: what is put over this client may still change where a request goes, as `HttpClient.mapRequest` does.
   return HttpClient.makeWith(
     (request: Effect.Effect<HttpClientRequest.HttpClientRequest, HttpClientError.HttpClientError>) =>
-      Effect.flatMap(request, (request) => send(request, new Set())),
-    (request) => Effect.flatMap(client.preprocess(request), route)
+      Effect.flatMap(request, send),
+    client.preprocess
   )
 })
 
@@ -197,14 +182,11 @@ export const layerServiceHttpClient = (
 // Requests
 // -----------------------------------------------------------------------------
 
-interface Route {
-  readonly original: HttpClientRequest.HttpClientRequest
-  readonly pool: Pool
-  readonly authority: string
-}
-
 /** The scheme, what stands before an `@`, and the host with its port. */
 const authoritySyntax = /^([^/]*:\/\/)([^/?#]*@)?[^/?#]*/
+
+const withAuthority = (request: HttpClientRequest.HttpClientRequest, authority: string) =>
+  HttpClientRequest.updateUrl(request, (url) => url.replace(authoritySyntax, `$1$2${authority}`))
 
 const byHost = ({ hostname, port, protocol }: URL): string | undefined =>
   (protocol === "http:" || protocol === "https:") && port === "" && hostname !== "localhost" && !/[.:]/.test(hostname)

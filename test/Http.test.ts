@@ -7,6 +7,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import { FetchHttpClient, HttpClient, HttpClientError, HttpClientRequest, HttpClientResponse } from "effect/http"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
@@ -48,7 +49,10 @@ const reset = (): Error =>
     cause: Object.assign(new Error("ECONNRESET"), { syscall: "read", code: "ECONNRESET" })
   })
 
-const world = (options: ServiceHttpClientOptions = {}) =>
+const world = (
+  options: ServiceHttpClientOptions = {},
+  answer: (url: URL) => Response = (url) => new Response(url.href)
+) =>
   Effect.gen(function*() {
     const world = yield* makeRegistryWorld
     const server = yield* world.process
@@ -60,7 +64,7 @@ const world = (options: ServiceHttpClientOptions = {}) =>
         sent.push(url.host)
         const cause = broken.get(url.hostname)?.()
         return cause === undefined
-          ? Effect.succeed(HttpClientResponse.fromWeb(request, new Response(url.href)))
+          ? Effect.succeed(HttpClientResponse.fromWeb(request, answer(url)))
           : Effect.fail(
             new HttpClientError.HttpClientError({ reason: new HttpClientError.TransportError({ request, cause }) })
           )
@@ -245,6 +249,65 @@ describe("a client for names of services", () => {
       for (const host of ["10.0.0.1", "10.0.0.2", "10.0.0.3"]) broken.set(host, reset)
       failed(yield* Effect.exit(HttpClient.retryTransient(client, { times: 2 }).get("http://orders/")))
       assert.strictEqual(new Set(sent).size, 3)
+    }))
+
+  it.effect("a URL that is put in front later names the service, and what changes requests costs no attempt", () =>
+    Effect.gen(function*() {
+      const { broken, client, sent, server } = yield* world({ others: "fail" })
+      yield* three(server)
+      broken.set("10.0.0.1", refusal)
+      const orders = client.pipe(
+        HttpClient.mapRequest(HttpClientRequest.prependUrl("http://orders")),
+        HttpClient.mapRequest(HttpClientRequest.bearerToken("secret"))
+      )
+      for (let i = 0; i < 3; i++) {
+        const url = yield* Effect.flatMap(orders.get("/42?x=1"), (response) => response.text)
+        assert.match(url, /^http:\/\/10\.0\.0\.[23]:8080\/42\?x=1$/)
+      }
+      assert.deepStrictEqual([...new Set(sent)].toSorted(), ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080"])
+    }))
+
+  it.effect("a redirect to a path stays with the instance, one to a service goes to one of its instances", () =>
+    Effect.gen(function*() {
+      const { client, sent, server } = yield* world({}, (url) =>
+        url.pathname === "/old"
+          ? new Response(null, { status: 302, headers: { location: "/new" } })
+          : url.pathname === "/new"
+          ? new Response(null, { status: 302, headers: { location: "http://payments/" } })
+          : new Response(url.href))
+      yield* server.register(instance("a", "10.0.0.1"))
+      yield* server.register(instance("p", "10.0.0.9", {}, "payments"))
+      const response = yield* HttpClient.followRedirects(client).get("http://orders/old")
+      assert.strictEqual(yield* response.text, "http://10.0.0.9:8080/")
+      assert.deepStrictEqual(sent, ["10.0.0.1:8080", "10.0.0.1:8080", "10.0.0.9:8080"])
+    }))
+
+  it.effect("a filter that throws leaves that instance out; what is odd is told once", () =>
+    Effect.gen(function*() {
+      const warnings: Array<string> = []
+      yield* Effect.gen(function*() {
+        const { hosts, server } = yield* world({
+          filter: ({ id }) => {
+            if (id === "b") throw new Error("boom")
+            return true
+          }
+        })
+        yield* server.register(instance("a", "10.0.0.1"))
+        yield* server.register(instance("b", "10.0.0.2"))
+        yield* server.register(instance("c", "no/host"))
+        assert.deepStrictEqual(yield* hosts(2), ["10.0.0.1:8080", "10.0.0.1:8080"])
+        yield* server.register(instance("d", "10.0.0.4"))
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual((yield* hosts(2)).toSorted(), ["10.0.0.1:8080", "10.0.0.4:8080"])
+      }).pipe(Effect.provide(
+        Logger.layer([Logger.make(({ message }) => {
+          if (String(message).startsWith("instance")) warnings.push(String(message))
+        })])
+      ))
+      assert.deepStrictEqual(warnings, [
+        "instance \"b\" is not used: the filter failed (Error: boom)",
+        "instance \"c\" is not used: its address is no host of a URL"
+      ])
     }))
 
   it.effect("an outage keeps the last instances; without any it is an error that the next request does not inherit", () =>

@@ -7,6 +7,7 @@ import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Random from "effect/Random"
+import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { isIPv6 } from "node:net"
@@ -38,6 +39,22 @@ const authorityOf = ({ address, port }: ServiceInstance): string | undefined => 
   return URL.canParse(`http://${authority}`) ? authority : undefined
 }
 
+interface Member {
+  /** None where it is not used. */
+  readonly authority: string | undefined
+  readonly problem?: string
+}
+
+const memberOf = (instance: ServiceInstance, filter: PoolSettings["filter"]): Member => {
+  const passes = Result.try(() => Boolean(filter(instance)))
+  if (Result.isFailure(passes)) {
+    return { authority: undefined, problem: `the filter failed (${String(passes.failure)})` }
+  }
+  if (!passes.success) return { authority: undefined }
+  const authority = authorityOf(instance)
+  return authority === undefined ? { authority, problem: "its address is no host of a URL" } : { authority }
+}
+
 /** Follows the instances for the scope. It returns when they are known; from then on the last ones are kept through whatever failure. */
 export const openPool = Effect.fnUntraced(function*(
   service: string,
@@ -47,6 +64,8 @@ export const openPool = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Pool, InvalidKey | EtcdError, Scope.Scope> {
   const known = yield* Deferred.make<void, InvalidKey | EtcdError>()
   const avoided = new Map<string, bigint>()
+  // An instance is the same object from list to list, until it changes: each is asked about, and warned of, once.
+  const members = new WeakMap<ServiceInstance, Member>()
   let authorities: ReadonlyArray<string> | undefined
   let seen = 0
   let turn = yield* Random.nextIntBetween(0, 2 ** 30)
@@ -55,12 +74,13 @@ export const openPool = Effect.fnUntraced(function*(
   const accept = Effect.fnUntraced(function*(list: ReadonlyArray<ServiceInstance>) {
     failures = 0
     const usable = new Set<string>()
-    for (const instance of list.filter(settings.filter)) {
-      const authority = authorityOf(instance)
-      if (authority !== undefined) usable.add(authority)
-      else {yield* Effect.logWarning(
-          `instance ${JSON.stringify(instance.id)} is not used: its address is no host of a URL`
-        )}
+    for (const instance of list) {
+      const known = members.get(instance) ?? memberOf(instance, settings.filter)
+      if (known.authority !== undefined) usable.add(known.authority)
+      if (known.problem !== undefined && !members.has(instance)) {
+        yield* Effect.logWarning(`instance ${JSON.stringify(instance.id)} is not used: ${known.problem}`)
+      }
+      members.set(instance, known)
     }
     authorities = [...usable]
     seen = list.length
