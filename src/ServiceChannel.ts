@@ -14,7 +14,8 @@ import type { ServiceInstance } from "./ServiceInstance.ts"
  *
  * - `"round_robin"`: each in turn. The default.
  * - `"pick_first"`: one for all calls, and another when that is gone.
- * - `"weighted"`: in proportion to `metadata.weight`, a number; `1` where there is none, `0` takes no calls.
+ * - `"weighted"`: in proportion to `metadata.weight`, a number; `1` where there is none, `0` takes no calls while
+ *   another one is connected.
  * - `"least_request"`: of two at random, the one with fewer calls of this channel in flight. For calls of very different length.
  * - `ZonePreference`: those of one zone in turn, while there are any.
  * - `HashByHeader`: the same instance for the same value of a request header.
@@ -131,7 +132,10 @@ export interface TargetOptions {
 export interface ChannelOptions extends TargetOptions {
   /** `grpc.credentials.createInsecure()` unless said otherwise. A server's certificate has to name the service, or `grpc.ssl_target_name_override`. */
   readonly credentials?: grpc.ChannelCredentials | undefined
-  /** The deadline of calls that have none of their own: none unless said otherwise. */
+  /**
+   * The deadline of calls that have none of their own: none unless said otherwise. Streams too end then, as a channel does not know which calls are
+   * streams: open those that last on a channel without it, or give them a deadline of their own.
+   */
   readonly timeout?: Duration.Input | undefined
 }
 

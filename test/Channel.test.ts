@@ -122,6 +122,10 @@ describe("a channel", () => {
       const late = yield* Effect.flip(call(client, { request: { delay: 2000 } }))
       assert.strictEqual(late.code, grpc.status.DEADLINE_EXCEEDED)
       assert.strictEqual(yield* call(client, { request: { delay: 300 }, deadline: 5000 }), "a")
+      // As the documentation says: a channel does not know which calls are streams.
+      const stream = client.stream({ delay: 2000 })
+      const error = yield* Effect.flip(Effect.tryPromise(() => stream.toArray()))
+      assert.include(String(error.cause), "DEADLINE_EXCEEDED")
     })
   )
 

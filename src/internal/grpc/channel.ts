@@ -65,10 +65,9 @@ export const makeChannels = Effect.fnUntraced(function*(instancesOf: (name: stri
     return yield* apart(Effect.gen(function*() {
       const target = yield* open(name, settings)
       // The framework that is given it would find out too late what grpc-js does not take.
-      const probe = yield* makeChannel(() =>
-        new grpc.Channel(target.target, grpc.credentials.createInsecure(), target.options)
+      yield* makeChannel(() =>
+        new grpc.Channel(target.target, grpc.credentials.createInsecure(), target.options).close()
       )
-      probe.close()
       return target
     }))
   })
@@ -77,15 +76,10 @@ export const makeChannels = Effect.fnUntraced(function*(instancesOf: (name: stri
     const settings = yield* makeChannelSettings(options)
     return yield* apart(Effect.gen(function*() {
       const target = yield* open(name, settings)
-      const channel = yield* makeChannel(() => new ServiceChannel(target, settings))
-      yield* channelsOpen(1)
-      yield* Effect.addFinalizer(() =>
-        Effect.andThen(
-          Effect.sync(() => channel.end()),
-          channelsOpen(-1)
-        )
+      return yield* Effect.acquireRelease(
+        Effect.tap(makeChannel(() => new ServiceChannel(target, settings)), () => channelsOpen(1)),
+        (channel) => Effect.andThen(Effect.sync(() => channel.end()), channelsOpen(-1))
       )
-      return channel
     }))
   })
 
