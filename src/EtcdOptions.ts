@@ -28,7 +28,7 @@ export interface EtcdOptions {
   readonly password?: Redacted.Redacted | undefined
   /** The bound of one request: 5 seconds unless said otherwise. */
   readonly timeout?: Duration.Input | undefined
-  /** The bound of connecting at the start, and of opening a watch: 5 seconds unless said otherwise. */
+  /** The bound of connecting at the start, of each later attempt to connect, and of opening a watch: 5 seconds unless said otherwise. */
   readonly dialTimeout?: Duration.Input | undefined
   /**
    * What is tried again, and when: see `Etcd` for which failures. A record becomes an exponential, capped and jittered schedule;
@@ -81,7 +81,7 @@ export interface TlsOptions {
   /** The client's certificate; goes with `key`. */
   readonly cert?: string | undefined
   readonly key?: string | Redacted.Redacted | undefined
-  /** The name to expect in the server's certificate, instead of the host of one of the endpoints. */
+  /** The name to expect in the certificate of each server, instead of the host of its endpoint. */
   readonly serverName?: string | undefined
 }
 

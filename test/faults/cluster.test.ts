@@ -108,7 +108,7 @@ const makeLoad = Effect.fnUntraced(function*(client: Client, watchers = 6, secon
         collect(judge, revision, (value, revision) => void history.push(`${value}@${revision}`))
       )
       yield* Effect.raceFirst(
-        until("the history is read", Effect.sync(() => upToEnd(history).length > 0), 30_000),
+        until("the history is read", Effect.sync(() => history.includes(`end@${last.revision}`)), 60_000),
         Effect.andThen(Fiber.join(judging), Effect.never)
       )
       yield* Fiber.interrupt(judging)
@@ -248,18 +248,16 @@ for (const version of versions) {
             const writing = slowest(load.writes.filter(isAcknowledged), at)
             const uncertain = slowest(load.writes.filter((write) => !isAcknowledged(write)), at)
             const watching = Math.max(...lags)
-            const worst = Math.max(reading, writing, watching)
+            const worst = Math.max(reading, writing, watching, uncertain)
             record({
               what: `one of three frozen, a ${role}: pauses`,
-              bar:
-                "at most 3.5 s for calls and watches, the request timeout (5 s) for writes in flight; a 10 s lease is held",
+              bar: "at most 3.5 s for calls, watches and writes in flight; a 10 s lease is held",
               measured: `reads ${ms(reading)}, writes ${ms(writing)}, watches ${ms(watching)}, ` +
                 `writes that were in flight ${ms(uncertain)}; ${accounts}; lease held`,
-              ok: worst <= 3500 && uncertain <= 5200,
+              ok: worst <= 3500,
               version
             })
             assert.isBelow(worst, 10_500)
-            assert.isBelow(uncertain, 15_000)
           }).pipe(quiet),
         120_000
       )

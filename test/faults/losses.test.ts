@@ -211,6 +211,11 @@ for (const version of versions) {
           yield* said(holder, "held")
           const [entry] = yield* other.lock.waiters(key)
           const { entered: next } = yield* enterNext(other.lock, key)
+          yield* until(
+            "it takes steps",
+            Effect.map(holder.lines, (lines) => lines.filter((line) => line.includes("\"step\"")).length >= 5),
+            30_000
+          )
           // In the middle of whatever it does.
           yield* Effect.sleep(20 + round * 7)
           yield* holder.kill("SIGSTOP")

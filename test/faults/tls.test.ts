@@ -82,7 +82,7 @@ describe("TLS", () => {
           const { error, seconds } = yield* refusal({ endpoints: server.endpoint, tls: { ca: stranger.cert } })
           assert.strictEqual(error._tag === "EtcdError" && error.reason._tag, "Unavailable")
           assert.include(error.message, server.endpoint)
-          assert.match(error.message, /certificate is not trusted: check the options tls\.ca/)
+          assert.match(error.message, /certificate is not trusted: check the option tls\.ca/)
           assert.isBelow(seconds, 15)
           record({
             what: "TLS: wrong authority refused at the start",
@@ -104,6 +104,26 @@ describe("TLS", () => {
           assert.match(other.error.message, /other\.test/)
           const etcd = yield* connect({ endpoints: server.endpoint, tls: { ...tls, serverName: "etcd.test" } })
           yield* etcd.txn(put("/a"))
+        }))
+
+      it.live("each member is held to the name of its own endpoint, not to that of another", () =>
+        Effect.gen(function*() {
+          const named = authority.issue({ commonName: "etcd", dns: ["localhost"] })
+          const first = yield* makeTlsServer({ authority, identity: local, version })
+          const second = yield* makeTlsServer({ authority, identity: named, version })
+          const tls = { ca: authority.cert }
+          const right = [first.endpoint, `localhost:${second.port}`]
+          const both = yield* connect({ endpoints: right, tls, retry: { maxAttempts: 1 } })
+          yield* Effect.forEach(Array.from({ length: 10 }), () => both.range({ key: "/a" }))
+          // As if it were the first one's.
+          const wrong = [first.endpoint, second.endpoint]
+          const etcd = yield* connect({ endpoints: wrong, tls, retry: { maxAttempts: 1 } })
+          yield* Effect.forEach(Array.from({ length: 10 }), () => etcd.range({ key: "/a" }))
+          yield* first.kill
+          const refused = yield* Effect.flip(etcd.range({ key: "/a" })).pipe(
+            Effect.repeat({ until: (error) => /not in the cert/.test(error.message), times: 50 })
+          )
+          assert.match(refused.message, /127\.0\.0\.1 is not in the cert/)
         }))
 
       it.live("an expired certificate is refused, and is called so", () =>

@@ -8,7 +8,8 @@ import * as Option from "effect/Option"
 import type * as Schedule from "effect/Schedule"
 import { EtcdError, Unauthenticated, Unavailable, Unexpected } from "../../EtcdError.ts"
 import type { Transport } from "../Transport.ts"
-import { type ConnectionSettings, formatEndpoint } from "./connection.ts"
+import { formatEndpoint } from "./channel.ts"
+import type { ConnectionSettings } from "./connection.ts"
 
 export const checkConnection = Effect.fnUntraced(function*(
   transport: Transport,

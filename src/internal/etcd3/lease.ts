@@ -72,12 +72,12 @@ export const makeKeepAlive = Effect.fnUntraced(function*(
   }
 
   const open = authenticated((token) =>
-    Effect.gen(function*() {
+    Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
       const own = yield* Scope.fork(scope)
-      const stream = yield* connection.open<ILeaseKeepAliveRequest, ILeaseKeepAliveResponse>(
+      const stream = yield* restore(connection.open<ILeaseKeepAliveRequest, ILeaseKeepAliveResponse>(
         token,
         (stubs, metadata) => stubs.Lease.leaseKeepAlive(metadata)
-      ).pipe(Scope.provide(own))
+      )).pipe(Scope.provide(own), Effect.onError(() => Scope.close(own, Exit.void)))
       const session: Session = { stream, scope: own, waiting: new Map() }
       current = session
       yield* stream.read.pipe(
@@ -92,7 +92,7 @@ export const makeKeepAlive = Effect.fnUntraced(function*(
         Effect.forkIn(scope)
       )
       return session
-    }).pipe(Effect.uninterruptible)
+    }))
   )
 
   const acquire = opening.withPermits(1)(Effect.suspend(() => current === undefined ? open : Effect.succeed(current)))
@@ -113,15 +113,19 @@ export const makeKeepAlive = Effect.fnUntraced(function*(
 
   const unanswered: Status = { code: Code.UNAVAILABLE, details: "a beat was not answered in time" }
 
-  const beat = Effect.fnUntraced(function*(id: bigint) {
-    const session = yield* acquire
-    const ttl = ttls.get(id)
-    return yield* send(session, id).pipe(Effect.timeoutOrElse({
-      duration: ttl === undefined ? timeout : Duration.min(timeout, Duration.divideUnsafe(ttl, 3)),
-      orElse: () =>
-        end(session, unanswered).pipe(Effect.andThen(connection.suspect), Effect.andThen(Effect.fail(unanswered)))
-    }))
-  })
+  const beat = (id: bigint) =>
+    Effect.suspend(() => {
+      const ttl = ttls.get(id)
+      let session: Session | undefined
+      return Effect.flatMap(acquire, (acquired) => {
+        session = acquired
+        return send(acquired, id)
+      }).pipe(Effect.timeoutOrElse({
+        duration: ttl === undefined ? timeout : Duration.min(timeout, Duration.divideUnsafe(ttl, 3)),
+        orElse: () =>
+          Effect.andThen(session === undefined ? Effect.void : end(session, unanswered), Effect.fail(unanswered))
+      }))
+    })
 
   return { remember, beat: (id) => authenticated(() => beat(id)) }
 })

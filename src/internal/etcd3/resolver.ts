@@ -1,46 +1,48 @@
 /**
- * A gRPC name resolver for a list of `host:port`, so that one channel balances over all endpoints. grpc-js has `ipv4:a,b` for
- * addresses, but takes only one DNS name for a channel.
+ * A gRPC name resolver for one endpoint, a `host:port`. Unlike those of grpc-js it keeps the addresses of a living server when DNS
+ * fails, and its sockets can be destroyed before the peer has said a word.
  */
 import { type ChannelOptions, experimental, status as Code } from "@grpc/grpc-js"
 import { lookup } from "node:dns/promises"
 import { isIP } from "node:net"
 
-export const scheme = "effect-coord-endpoints"
+export const scheme = "effect-coord-endpoint"
 
 /** Names are looked up again when a connection fails, but not in a tight loop. */
 const minimumInterval = 1000
 
-/** The channel option that holds an `AbortSignal`, which destroys all sockets of the channel, those that are being connected too. */
-export const signalOption = "effect-coord.signal"
+/** The channel option that holds a `Dialling`. */
+export const diallingOption = "effect-coord.dialling"
 
-interface Address {
-  readonly host: string
-  readonly port: number
+export interface Dialling {
+  /** Destroys all sockets of the channel, those that are being connected too. */
+  readonly signal: AbortSignal
+  /** What the name was last resolved to, by this channel or the ones before it. */
+  readonly known: { addresses: ReadonlyArray<string> }
 }
 
-class EndpointsResolver implements experimental.Resolver {
-  readonly #endpoints: ReadonlyArray<Address>
+class EndpointResolver implements experimental.Resolver {
+  readonly #host: string
+  readonly #port: number
   readonly #listener: experimental.ResolverListener
-  readonly #signal: unknown
-  /** What each name was last resolved to: a DNS outage must not forget a living server. */
-  readonly #known = new Map<string, ReadonlyArray<string>>()
+  readonly #dialling: Dialling
   #timer: NodeJS.Timeout | undefined
   #running = false
   #wanted = false
   #destroyed = false
 
   constructor(target: experimental.GrpcUri, listener: experimental.ResolverListener, options: ChannelOptions) {
+    const { host, port } = experimental.splitHostPort(target.path) ?? { host: target.path }
+    this.#host = host
+    this.#port = port ?? 2379
     this.#listener = listener
-    this.#signal = options[signalOption]
-    this.#endpoints = target.path.split(",").map((path) => {
-      const { host, port } = experimental.splitHostPort(path) ?? { host: path }
-      return { host, port: port ?? 2379 }
-    })
+    // Only `makeChannel` makes channels of this scheme.
+    this.#dialling = options[diallingOption] as Dialling
   }
 
+  /** The name that a certificate is checked for, too. */
   static getDefaultAuthority(target: experimental.GrpcUri): string {
-    return target.path.split(",", 1)[0] ?? ""
+    return target.path
   }
 
   updateResolution(): void {
@@ -50,7 +52,7 @@ class EndpointsResolver implements experimental.Resolver {
     }
     this.#running = true
     this.#wanted = false
-    Promise.all(this.#endpoints.map((endpoint) => this.#resolve(endpoint))).then((resolved) => {
+    this.#resolve().then((resolved) => {
       this.#running = false
       if (this.#destroyed) return
       // grpc-js runs the resolver, no fiber does. @effect-diagnostics-next-line globalTimers:off
@@ -68,41 +70,36 @@ class EndpointsResolver implements experimental.Resolver {
     clearTimeout(this.#timer)
   }
 
-  /** The addresses of one endpoint, or why there are none. Never rejects. */
-  #resolve({ host, port }: Address): Promise<ReadonlyArray<Address> | string> {
-    if (isIP(host) !== 0) return Promise.resolve([{ host, port }])
-    return lookup(host, { all: true }).then(
-      (found) => {
-        const hosts = found.map(({ address }) => address)
-        this.#known.set(host, hosts)
-        return hosts.map((host) => ({ host, port }))
-      },
+  /** The addresses, or why there are none. Never rejects. */
+  #resolve(): Promise<ReadonlyArray<string> | string> {
+    if (isIP(this.#host) !== 0) return Promise.resolve([this.#host])
+    const { known } = this.#dialling
+    return lookup(this.#host, { all: true }).then(
+      (found) => (known.addresses = found.map(({ address }) => address)),
       (cause: unknown) =>
-        this.#known.get(host)?.map((host) => ({ host, port })) ??
-          (cause instanceof Error ? cause.message : String(cause))
+        known.addresses.length > 0 ? known.addresses : cause instanceof Error ? cause.message : String(cause)
     )
   }
 
-  #report(resolved: ReadonlyArray<ReadonlyArray<Address> | string>): void {
-    // The addresses of one name are one endpoint: `localhost` is not two servers because it has two addresses.
-    // grpc-js hands an address to `net.connect` as it is, so the signal is an option of the socket.
-    const endpoints = resolved.flatMap((one) =>
-      typeof one === "string" ? [] : [{ addresses: one.map((address) => ({ ...address, signal: this.#signal })) }]
-    )
-    const failures = resolved.filter((one) => typeof one === "string")
+  #report(resolved: ReadonlyArray<string> | string): void {
+    const { signal } = this.#dialling
     this.#listener(
-      endpoints.length > 0
-        ? experimental.statusOrFromValue(endpoints)
-        : experimental.statusOrFromError({
+      typeof resolved === "string"
+        ? experimental.statusOrFromError({
           code: Code.UNAVAILABLE,
-          details: `Name resolution failed: ${failures.join(", ")}`
-        }),
+          details: `Name resolution failed: ${resolved}`
+        })
+        // The addresses of one name are one endpoint: `localhost` is not two servers because it has two addresses.
+        // grpc-js hands an address to `net.connect` as it is, so the signal is an option of the socket.
+        : experimental.statusOrFromValue([{
+          addresses: resolved.map((host) => ({ host, port: this.#port, signal }))
+        }]),
       {},
       null,
-      failures.join(", ")
+      ""
     )
   }
 }
 
 /** Again and again does no harm. Not when the module is loaded: the package declares that loading has no effects. */
-export const register = (): void => experimental.registerResolver(scheme, EndpointsResolver)
+export const register = (): void => experimental.registerResolver(scheme, EndpointResolver)

@@ -14,7 +14,8 @@ import type { EtcdOptions, RetryOptions, TlsOptions } from "../../EtcdOptions.ts
 import type { ClientSettings } from "../client/Client.ts"
 import { validatePlace } from "../registry/place.ts"
 import { isHost, validateDuration, validatePrefix } from "../validate.ts"
-import type { ConnectionSettings, TlsSettings } from "./connection.ts"
+import type { TlsSettings } from "./channel.ts"
+import type { ConnectionSettings } from "./connection.ts"
 
 export interface Settings extends ClientSettings, ConnectionSettings {}
 

@@ -39,6 +39,25 @@ const notSent = [
 /** As grpc-js says it of a closed channel. */
 export const shutDown: Status = { code: Code.UNAVAILABLE, details: "Channel closed before call started" }
 
+/** Nobody could be reached for as long as the caller would wait. */
+export const unconnected: Status = {
+  code: Code.UNAVAILABLE,
+  details: "no connection within the timeout",
+  unsent: true
+}
+
+/** What grpc-js says by itself, too. The others are certainly the word of a server. */
+const ambiguousCodes: ReadonlySet<number> = new Set([
+  Code.CANCELLED,
+  Code.UNKNOWN,
+  Code.DEADLINE_EXCEEDED,
+  Code.RESOURCE_EXHAUSTED,
+  Code.INTERNAL,
+  Code.UNAVAILABLE
+])
+
+export const isAnswer = ({ code }: Pick<Status, "code">): boolean => !ambiguousCodes.has(code)
+
 export const wasNotSent = (details: string): boolean => notSent.some((text) => details.includes(text))
 
 /** The call waited its whole deadline for a connection: nothing was written. */

@@ -6,6 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
+import type { IAuthenticateResponse } from "etcd3"
 import type { Connection, ConnectionSettings, Token } from "./connection.ts"
 import { isAuthDisabled, isStaleToken, shutDown, type Status } from "./status.ts"
 
@@ -27,7 +28,7 @@ export const makeAuthenticated = Effect.fnUntraced(function*(
   let known = false
   const authenticate = Effect.suspend(() => {
     const request = { name: credentials.username, password: Redacted.value(credentials.password) }
-    return connection.unary<{ readonly token: string }>(
+    return connection.unary<IAuthenticateResponse>(
       undefined,
       (stubs, ...rest) => stubs.Auth.authenticate(request, ...rest)
     )

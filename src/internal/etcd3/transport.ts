@@ -18,6 +18,7 @@ import { type ConnectionSettings, makeConnection } from "./connection.ts"
 import { makeKeepAlive } from "./lease.ts"
 import { rangeRequest, rangeResult, txnLease, txnRequest, txnResult } from "./messages.ts"
 import { isLeaseExists, type Status } from "./status.ts"
+import type { Answer, Send } from "./stubs.ts"
 import { makeAuthenticated } from "./token.ts"
 import { makeWatch } from "./watch.ts"
 
@@ -31,7 +32,7 @@ export const makeTransport = Effect.fnUntraced(function*(
   // Before anything else ends, so that all of it ends as `Closed`.
   yield* Effect.addFinalizer(() => connection.close)
 
-  const call = <Response>(send: Parameters<typeof connection.unary<Response>>[1]): Effect.Effect<Response, Status> =>
+  const call = <Response extends Answer>(send: Send<Response>): Effect.Effect<Response, Status> =>
     authenticated((token) => connection.unary(token, send))
 
   const failsAs = (operation: string, leaseId?: bigint) => <A>(effect: Effect.Effect<A, Status>) =>

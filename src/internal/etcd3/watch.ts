@@ -35,15 +35,12 @@ export const makeWatch = (connection: Connection, authenticated: Authenticated, 
       (stubs, metadata) => stubs.Watch.watch(metadata)
     )
     stream.write({ create_request: createRequest(request) })
-    const responses = yield* stream.read.pipe(Effect.timeoutOrElse({
-      duration: dialTimeout,
-      orElse: () => Effect.andThen(connection.suspect, Effect.fail(unconfirmed))
-    }))
+    const responses = yield* stream.read
     const [first] = responses
     // Denied, perhaps for its token alone. The stream stays open then, and says no more.
     if (first.canceled && isZero(first.compact_revision)) return yield* Effect.fail(cancelled(first))
     return { stream, responses }
-  })
+  }, Effect.timeoutOrElse({ duration: dialTimeout, orElse: () => Effect.fail(unconfirmed) }))
 
   const attempt = (request: WatchRequest) =>
     authenticated(
@@ -62,10 +59,7 @@ export const makeWatch = (connection: Connection, authenticated: Authenticated, 
       duration: silence,
       orElse: () => {
         stream.write({ progress_request: {} })
-        return stream.read.pipe(Effect.timeoutOrElse({
-          duration: silence,
-          orElse: () => Effect.andThen(connection.suspect, Effect.fail(silent))
-        }))
+        return stream.read.pipe(Effect.timeoutOrElse({ duration: silence, orElse: () => Effect.fail(silent) }))
       }
     }))
 

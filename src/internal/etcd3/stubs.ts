@@ -1,0 +1,86 @@
+/**
+ * The stubs of npm etcd3, which is all that is used of it. Its pool would send writes again, stop all calls for seconds after a
+ * deadline of one, and hide the status; so calls are made on the stubs themselves, each with its deadline, token and way to be cancelled.
+ */
+import {
+  type Channel,
+  type ChannelInterface,
+  type ClientDuplexStream,
+  type ClientUnaryCall,
+  type Metadata,
+  type ServiceError
+} from "@grpc/grpc-js"
+import * as Effect from "effect/Effect"
+import * as Etcd3 from "etcd3"
+
+export type Callback<Response> = (error: ServiceError | null, response?: Response) => void
+
+export interface CallOptions {
+  readonly deadline: number
+}
+
+type Unary<Request, Response> = (
+  request: Request,
+  metadata: Metadata,
+  options: CallOptions,
+  callback: Callback<Response>
+) => ClientUnaryCall
+
+/** What all answers of etcd have. */
+export interface Answer {
+  readonly header?: { readonly raft_term: string }
+}
+
+export interface Stubs {
+  readonly KV: {
+    readonly range: Unary<Etcd3.IRangeRequest, Etcd3.IRangeResponse>
+    readonly txn: Unary<Etcd3.ITxnRequest, Etcd3.ITxnResponse>
+  }
+  readonly Lease: {
+    readonly leaseGrant: Unary<Etcd3.ILeaseGrantRequest, Etcd3.ILeaseGrantResponse>
+    readonly leaseRevoke: Unary<Etcd3.ILeaseRevokeRequest, Etcd3.ILeaseRevokeResponse>
+    readonly leaseTimeToLive: Unary<Etcd3.ILeaseTimeToLiveRequest, Etcd3.ILeaseTimeToLiveResponse>
+    readonly leaseKeepAlive: (
+      metadata: Metadata
+    ) => ClientDuplexStream<Etcd3.ILeaseKeepAliveRequest, Etcd3.ILeaseKeepAliveResponse>
+  }
+  readonly Watch: {
+    readonly watch: (metadata: Metadata) => ClientDuplexStream<Etcd3.IWatchRequest, Etcd3.IWatchResponse>
+  }
+  readonly Auth: {
+    readonly authenticate: Unary<Etcd3.IAuthenticateRequest, Etcd3.IAuthenticateResponse>
+  }
+}
+
+/** How one unary call is made. */
+export type Send<Response> = (
+  stubs: Stubs,
+  metadata: Metadata,
+  options: CallOptions,
+  callback: Callback<Response>
+) => ClientUnaryCall
+
+/** How a stream is started. */
+export type Start<Request, Response> = (stubs: Stubs, metadata: Metadata) => ClientDuplexStream<Request, Response>
+
+/** Gives access to the stubs; its own methods are not used. */
+class StubFactory extends Etcd3.Etcd3 {
+  stub(service: keyof Stubs): Promise<unknown> {
+    return this.pool.withConnection(service, ({ client }) => client)
+  }
+}
+
+/** Each call is made on the channel that is the current one then: that is all that stubs do with a channel. */
+export const makeStubs = (current: () => ChannelInterface): Effect.Effect<Stubs> =>
+  Effect.promise(async () => {
+    const channel: Pick<ChannelInterface, "createCall"> = { createCall: (...args) => current().createCall(...args) }
+    const factory = new StubFactory({ hosts: "unused", grpcOptions: { channelOverride: channel as Channel } })
+    const [KV, Lease, Watch, Auth] = await Promise.all([
+      factory.stub("KV"),
+      factory.stub("Lease"),
+      factory.stub("Watch"),
+      factory.stub("Auth")
+    ])
+    // Generated at run time from rpc.proto, so untyped there.
+    return { KV, Lease, Watch, Auth } as Stubs
+  })
