@@ -168,16 +168,36 @@ assert.equal(run("node", ["out/http.js"]).trim(), "orders")
 write(
   "loaded.mjs",
   `import { registerHooks } from "node:module"
-   registerHooks({ load: (url, context, next) => (/effect[/]dist[/]http[/]HttpClient|effect-coord[/]dist[/](Http|internal[/]http[/])/.test(url) && console.log(url), next(url, context)) })
+   registerHooks({ load: (url, context, next) => (/effect[/]dist[/]http[/]HttpClient|effect-coord[/]dist[/](Http|testing|internal[/]http[/])/.test(url) && console.log(url), next(url, context)) })
    await import("effect-coord")
    console.log("loaded")
    await import("effect-coord/http")
 `
 )
 const [first, ...rest] = run("node", ["loaded.mjs"]).trim().split("\n")
-assert.equal(first, "loaded", "effect-coord loads what only effect-coord/http may")
+assert.equal(first, "loaded", "effect-coord loads what only effect-coord/http or effect-coord/testing may")
 assert.ok(rest.length > 0, "effect-coord/http loads nothing")
 say("effect-coord/http compiles and runs, and is not loaded by the rest")
+
+// The entry point for tests of applications.
+write(
+  "testing.ts",
+  `import { Effect } from "effect"
+import { Lock } from "effect-coord"
+import * as CoordTesting from "effect-coord/testing"
+const test = Effect.gen(function*() {
+  const lock = yield* Lock
+  const etcd = yield* CoordTesting.EtcdTest
+  return yield* lock.withLock("job")(Effect.andThen(etcd.loseLease, Effect.never)).pipe(Effect.flip)
+})
+const lost = await Effect.runPromise(test.pipe(Effect.provide(CoordTesting.layer())))
+console.log(lost._tag)
+`
+)
+write("tsconfig.testing.json", tsconfig(["testing.ts"]))
+compile("tsconfig.testing.json")
+assert.equal(run("node", ["out/testing.js"]).trim().split("\n").at(-1), "LockLost")
+say("effect-coord/testing compiles and runs, and is not loaded by the rest")
 
 // The entry point for Connect. Up to here nothing that it needs was installed, so nothing else has loaded it.
 write(
