@@ -21,11 +21,16 @@ const openChannels = (): number => {
   return count
 }
 
+const oneProcess = Effect.gen(function*() {
+  const world = yield* makeRegistryWorld
+  return yield* world.process
+})
+
 it.effect("interrupted at whatever step, no channel of grpc-js is left", () =>
   Effect.gen(function*() {
     const seen = { channel: 0, target: 0 }
     const count = yield* interruptAtEveryStep({
-      setup: Effect.flatMap(makeRegistryWorld, (world) => world.process),
+      setup: oneProcess,
       run: ({ registry }) =>
         Effect.gen(function*() {
           yield* registry.client(Echo, "echo")
