@@ -49,6 +49,7 @@ describe("the options of a channel", () => {
       ["keepalive", { time: 1000, timeout: 0 }, "keepalive.timeout"],
       ["channelOptions", { "grpc.service_config": "{" }, "channelOptions.grpc.service_config"],
       ["channelOptions", { "grpc.service_config": "[]" }, "channelOptions.grpc.service_config"],
+      ["channelOptions", { "grpc.service_config": "{\"methodConfig\":{}}" }, "channelOptions.grpc.service_config"],
       [
         "channelOptions",
         { "grpc.service_config": "{\"loadBalancingPolicy\":\"round_robin\"}" },

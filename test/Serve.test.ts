@@ -386,6 +386,20 @@ describe("The address that is registered", () => {
       }
     }))
 
+  it.effect("is not one that no channel would call", () =>
+    Effect.gen(function*() {
+      for (const none of ["10.1.2.3:50051", "http://orders", "10.1.2", "", "a b"]) {
+        const error = failure(yield* address("127.0.0.1", none, []))
+        assert.strictEqual(
+          error?.message,
+          `invalid option address: must be a host name or an IP address, without a port, got ${JSON.stringify(none)}`
+        )
+      }
+      for (const one of ["orders.internal", "10.1.2.3", "fd00::1", "[fd00::1]"]) {
+        assert.deepStrictEqual(yield* address("127.0.0.1", one, []), Exit.succeed(one))
+      }
+    }))
+
   it("an IPv6 address is bracketed before its port", () => {
     assert.strictEqual(hostPort("::1", 80), "[::1]:80")
     assert.strictEqual(hostPort("10.0.0.1", 80), "10.0.0.1:80")

@@ -5,6 +5,7 @@ import * as Effect from "effect/Effect"
 import { isIP } from "node:net"
 import { networkInterfaces } from "node:os"
 import { InvalidOption } from "../../Errors.ts"
+import { hostOf } from "./endpoint.ts"
 
 /** `[::1]:80` for IPv6. */
 export const hostPort = (host: string, port: number): string =>
@@ -38,8 +39,12 @@ export const advertisedAddress = (
 ): Effect.Effect<string, InvalidOption> =>
   Effect.suspend(() => {
     if (address !== undefined) {
-      return isWildcard(address)
-        ? invalid(`must not be ${address}, which means every address and leads nowhere: ${hint}`)
+      if (isWildcard(address)) {
+        return invalid(`must not be ${address}, which means every address and leads nowhere: ${hint}`)
+      }
+      // Channels pass over what is neither: it would be registered and never called.
+      return hostOf(address) === undefined
+        ? invalid(`must be a host name or an IP address, without a port, got ${JSON.stringify(address)}`)
         : Effect.succeed(address)
     }
     if (!isWildcard(host)) return Effect.succeed(host)

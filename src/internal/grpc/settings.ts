@@ -159,8 +159,12 @@ const parseGivenConfig = (config: unknown): Effect.Effect<Record<string, unknown
     return invalid(option, "must be a JSON object")
   }
   const given: Record<string, unknown> = { ...json.success }
-  return "loadBalancingConfig" in given || "loadBalancingPolicy" in given
-    ? invalid(option, "must not have load balancing: use the option loadBalancing")
+  if ("loadBalancingConfig" in given || "loadBalancingPolicy" in given) {
+    return invalid(option, "must not have load balancing: use the option loadBalancing")
+  }
+  // grpc-js would leave it out without a word.
+  return "methodConfig" in given && !Array.isArray(given["methodConfig"])
+    ? invalid(option, "must have an array as methodConfig")
     : Effect.succeed(given)
 }
 
