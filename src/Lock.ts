@@ -193,6 +193,15 @@ export class Lock extends Context.Service<Lock, {
   ): Layer.Layer<Lock, InvalidOption, Etcd> => Layer.effect(Lock, make(options?.prefix ?? "/locks"))
 }
 
+/** A lock that is held, as its handle knows it. */
+interface Held {
+  readonly key: string
+  readonly slot: Slot
+  readonly fencingToken: bigint
+  readonly assertHeld: Effect.Effect<void, LockLost>
+  readonly lossOf: (why: LockLost["why"]) => LockLost
+}
+
 const defaultTtl = Duration.seconds(15)
 
 const entryOf = (kv: KeyValue): LockEntry =>
@@ -210,6 +219,43 @@ const make = Effect.fnUntraced(function*(
   const prefix = yield* validatePrefix(prefixOption, "lockPrefix")
   const pool = yield* makeSessionPool(etcd, `${prefix}/`)
   const queue = makeLocalQueue()
+
+  const fenced = Effect.fn("Lock.fenced")(function*(
+    { assertHeld, fencingToken, key, lossOf, slot }: Held,
+    txn: TxnRequest
+  ): Effect.fn.Return<TxnResult, LockLost | EtcdError> {
+    yield* Effect.annotateCurrentSpan({ "coord.key": key, "coord.token": String(fencingToken) })
+    if (writesBelow(`${prefix}/`, txn)) {
+      return yield* new EtcdError({
+        operation: "fenced",
+        key,
+        reason: new InvalidArgument({ detail: `the transaction writes keys of locks (below ${prefix}/)` })
+      })
+    }
+    yield* assertHeld
+    const held = Compare.createRevision(slot.key, "=", fencingToken)
+    const own = Operation.range({ key: slot.key, keysOnly: true })
+    // Nested only where it must be: of a nested transaction etcd before 3.4.42 and 3.5.28 checks no role.
+    const nest = txn.failure !== undefined && txn.failure.length > 0
+    const result = yield* etcd.txn(
+      nest
+        ? { compare: [held], success: [Operation.txn(txn)], failure: [own] }
+        : { compare: [held, ...txn.compare ?? []], success: txn.success, failure: [own] }
+    )
+    const { responses, revision, succeeded } = result
+    const [first] = responses
+    if (!succeeded) {
+      // With the key still there, it was a compare of the user's that failed.
+      if (first?._tag === "Range" && first.kvs[0]?.createRevision === fencingToken) {
+        return { revision, succeeded, responses: [] }
+      }
+      slot.lose("Deleted")
+      return yield* lossOf(slot.lossUnsafe() ?? "Deleted")
+    }
+    return first?._tag === "Txn" && nest
+      ? { revision, succeeded: first.succeeded, responses: first.responses }
+      : result
+  }, Telemetry.measured("Lock.fenced"))
 
   const makeHandle = (
     key: string,
@@ -250,39 +296,7 @@ const make = Effect.fnUntraced(function*(
             )
           )
         ),
-      fenced: Effect.fn("Lock.fenced")(function*(txn) {
-        yield* Effect.annotateCurrentSpan({ "coord.key": key, "coord.token": String(fencingToken) })
-        if (writesBelow(`${prefix}/`, txn)) {
-          return yield* new EtcdError({
-            operation: "fenced",
-            key,
-            reason: new InvalidArgument({ detail: `the transaction writes keys of locks (below ${prefix}/)` })
-          })
-        }
-        yield* assertHeld
-        const held = Compare.createRevision(slot.key, "=", fencingToken)
-        const own = Operation.range({ key: slot.key, keysOnly: true })
-        // Nested only where it must be: of a nested transaction etcd before 3.4.42 and 3.5.28 checks no role.
-        const nest = txn.failure !== undefined && txn.failure.length > 0
-        const result = yield* etcd.txn(
-          nest
-            ? { compare: [held], success: [Operation.txn(txn)], failure: [own] }
-            : { compare: [held, ...txn.compare ?? []], success: txn.success, failure: [own] }
-        )
-        const { responses, revision, succeeded } = result
-        const [first] = responses
-        if (!succeeded) {
-          // With the key still there, it was a compare of the user's that failed.
-          if (first?._tag === "Range" && first.kvs[0]?.createRevision === fencingToken) {
-            return { revision, succeeded, responses: [] }
-          }
-          slot.lose("Deleted")
-          return yield* lossOf(slot.lossUnsafe() ?? "Deleted")
-        }
-        return first?._tag === "Txn" && nest
-          ? { revision, succeeded: first.succeeded, responses: first.responses }
-          : result
-      }, Telemetry.measured("Lock.fenced"))
+      fenced: (txn) => fenced({ key, slot, fencingToken, assertHeld, lossOf }, txn)
     }
     return {
       public: handle,

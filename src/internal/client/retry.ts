@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import type * as Schedule from "effect/Schedule"
 import type { Operation, TxnRequest } from "../../Etcd.ts"
 import { Ambiguous, EtcdError, type EtcdErrorReason } from "../../EtcdError.ts"
+import { retryFailed } from "../retryFailed.ts"
 
 export const isUnavailable = (error: EtcdError): boolean => error.reason._tag === "Unavailable"
 
@@ -23,19 +24,22 @@ export interface RetrySettings {
  * Again by the schedule, while the failure allows it. An attempt that has waited for its whole timeout is as much as a caller
  * wants to wait: only `patience` of those are repeated.
  */
-export const retryWhile =
-  ({ retry, timeout }: RetrySettings, retryable: (error: EtcdError) => boolean, patience = 0) =>
-  <A, R>(attempt: Effect.Effect<A, EtcdError, R>) =>
+export const retryWhile = (
+  { retry, timeout }: RetrySettings,
+  retryable: (error: EtcdError) => boolean,
+  patience = 0
+) => {
+  // gRPC counts its deadline in whole milliseconds of another clock.
+  const long = Duration.toNanosUnsafe(timeout) * 9n / 10n
+  return <A, R>(attempt: Effect.Effect<A, EtcdError, R>) =>
     Effect.suspend(() => {
-      // gRPC counts its deadline in whole milliseconds of another clock.
-      const long = Duration.toNanosUnsafe(timeout) * 9n / 10n
       let started = 0n
       let waited = 0
       return Effect.flatMap(Clock.monotonicTimeNanos, (now) => {
         started = now
         return attempt
       }).pipe(
-        Effect.retry({
+        retryFailed({
           schedule: retry,
           while: (error) =>
             retryable(error) &&
@@ -43,6 +47,7 @@ export const retryWhile =
         })
       )
     })
+}
 
 /**
  * A read that is not answered for long is asked a second time while the first goes on: another member may be quick where this

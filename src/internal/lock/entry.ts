@@ -15,6 +15,7 @@ import * as Stream from "effect/Stream"
 import { Compare, Operation } from "../../Etcd.ts"
 import type { Etcd, KeyValue, RangeResult, TxnRequest, TxnResult } from "../../Etcd.ts"
 import { EtcdError, Unavailable } from "../../EtcdError.ts"
+import { retryFailed } from "../retryFailed.ts"
 import { isTransient, type Slot } from "../session/Slots.ts"
 
 /** The entry was gone before it got its turn: its lease was lost, or somebody deleted it. Queue again. */
@@ -110,7 +111,7 @@ const settle = <A>(
         slot.session.distrust(slot.key)
       })
     ),
-    Effect.retry({ schedule: backoff, while: (error) => sent && isTransient(error) }),
+    retryFailed({ schedule: backoff, while: (error) => sent && isTransient(error) }),
     Effect.catchIf((error) => error.reason._tag === "LeaseNotFound", () => Effect.fail(EntryLost)),
     Effect.flatMap(read)
   )

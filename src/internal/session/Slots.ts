@@ -9,6 +9,7 @@ import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import { Compare, type Etcd, Operation } from "../../Etcd.ts"
 import { Ambiguous, EtcdError } from "../../EtcdError.ts"
+import { retryFailed } from "../retryFailed.ts"
 import type { SessionLost } from "./LeaseClock.ts"
 import type { LeaseSession } from "./LeaseSession.ts"
 import { isTransient, patienceWith } from "./Patience.ts"
@@ -59,6 +60,13 @@ export const deleteIf = (etcd: Etcd["Service"], key: string, createRevision: big
     success: [Operation.delete(key)]
   })
 
+const unanswered = (key: string) =>
+  new EtcdError({
+    operation: "release",
+    key,
+    reason: new Ambiguous({ detail: "no answer in time; the session goes on trying until its lease ends" })
+  })
+
 interface Entry {
   readonly slot: Slot
   createRevision: bigint | undefined
@@ -90,7 +98,7 @@ export const makeSlots = (
       // Repeated until it is answered or the lease is over: the compare makes every repetition harmless.
       Effect.suspend(() => entry.createRevision === undefined ? Effect.void : deleteIf(etcd, key, entry.createRevision))
         .pipe(
-          Effect.retry({ schedule: retrySoon, while: isTransient }),
+          retryFailed({ schedule: retrySoon, while: isTransient }),
           // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
           Effect.tapError(() => Effect.sync(() => session.distrust(key))),
           // That the session ended is no answer.
@@ -142,18 +150,16 @@ export const makeSlots = (
         ? Effect.succeed(started)
         : Effect.map(Effect.forkIn(remove, scope, { startImmediately: true }), (fiber) => started = fiber)
     ).pipe(Effect.uninterruptible)
-    const unanswered = new EtcdError({
-      operation: "release",
-      key,
-      reason: new Ambiguous({ detail: "no answer in time; the session goes on trying until its lease ends" })
-    })
     // Interrupted: the session closes, and its lease takes the key along.
     const conclude = (exit: Exit.Exit<void, EtcdError>) => Exit.hasInterrupts(exit) ? Effect.void : exit
     return Effect.flatMap(start, (fiber) => {
       const exit = fiber.pollUnsafe()
       // What has ended waits for no answer, and must not use up the patience of the next one.
       return exit === undefined
-        ? patience.within(Effect.flatMap(Fiber.await(fiber), conclude), Effect.fail(unanswered))
+        ? patience.within(
+          Effect.flatMap(Fiber.await(fiber), conclude),
+          Effect.suspend(() => Effect.fail(unanswered(key)))
+        )
         : conclude(exit)
     })
   }
