@@ -206,6 +206,12 @@ const drain = Effect.fnUntraced(function*(
   registering: Scope.Closeable,
   times: { readonly propagation: Duration.Duration; readonly grace: Duration.Duration }
 ) {
+  // The process seems to hang otherwise, to whoever has pressed Ctrl-C.
+  yield* Effect.logInfo(
+    `draining: it leaves the registry, refuses calls in ${
+      Duration.format(times.propagation)
+    }, and cuts those in flight ${Duration.format(times.grace)} later at the latest`
+  )
   if (health !== undefined) yield* health.set(false)
   // Bounded, and the key goes with its lease if etcd does not answer.
   yield* Scope.close(registering, Exit.void)

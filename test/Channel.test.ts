@@ -213,6 +213,7 @@ describe("no instance", () => {
         assert.strictEqual(yield* eventually(unavailable(client)), "no instance of \"echo\": 0 known")
         const late = yield* Effect.flip(call(client, { waitForReady: true, deadline: 100 }))
         assert.strictEqual(late.code, grpc.status.DEADLINE_EXCEEDED)
+        assert.match(late.details, /; no instance of "echo": 0 known$/)
       }
     })
   )

@@ -8,17 +8,24 @@ import * as Scope from "effect/Scope"
 import { InvalidOption } from "../../Errors.ts"
 import type { ChannelOptions, ChannelTarget, ClientConstructor, TargetOptions } from "../../ServiceChannel.ts"
 import { channelsOpen } from "../Telemetry.ts"
-import { register, scheme, sourceOption } from "./resolver.ts"
+import { register, scheme, sourceOption, type Subscribe } from "./resolver.ts"
 import { type ChannelSettings, makeChannelSettings, makeTargetSettings, type TargetSettings } from "./settings.ts"
 import { type Instances, openSource } from "./source.ts"
+
+type ChannelCall = ReturnType<typeof grpc.Channel.prototype.createCall>
 
 /** Shared by its users: only the scope closes it. */
 class ServiceChannel extends grpc.Channel {
   readonly #timeout: number
+  #note = ""
 
-  constructor({ options, target }: ChannelTarget, { credentials, timeout }: ChannelSettings) {
+  constructor({ options, target }: ChannelTarget, source: Subscribe, { credentials, timeout }: ChannelSettings) {
     super(target, credentials, options)
     this.#timeout = timeout
+    // It ends with the source, in the scope that closes this.
+    source(({ note }) => {
+      this.#note = note
+    })
   }
 
   override close(): void {
@@ -34,10 +41,26 @@ class ServiceChannel extends grpc.Channel {
     deadline: grpc.Deadline,
     ...rest: Parameters<typeof grpc.Channel.prototype.createCall> extends [string, grpc.Deadline, ...infer Rest] ? Rest
       : never
-  ): ReturnType<typeof grpc.Channel.prototype.createCall> {
+  ): ChannelCall {
     // gRPC's deadlines are wall time. @effect-diagnostics-next-line globalDate:off
     const now = Date.now() // oxlint-disable-line no-restricted-globals
-    return super.createCall(method, deadline === Infinity ? now + this.#timeout : deadline, ...rest)
+    const call = super.createCall(method, deadline === Infinity ? now + this.#timeout : deadline, ...rest)
+    return this.#isReady() ? call : this.#explained(call)
+  }
+
+  #isReady(): boolean {
+    return this.getConnectivityState(false) === grpc.connectivityState.READY
+  }
+
+  /** What waits for an instance until its deadline fails with what grpc-js knows, which is not what it has waited for. */
+  #explained(call: ChannelCall): ChannelCall {
+    const cancel = call.cancelWithStatus.bind(call)
+    call.cancelWithStatus = (status, details) =>
+      cancel(
+        status,
+        status === grpc.status.DEADLINE_EXCEEDED && !this.#isReady() ? `${details}; ${this.#note}` : details
+      )
+    return call
   }
 }
 
@@ -54,16 +77,17 @@ export const makeChannels = Effect.fnUntraced(function*(instancesOf: (name: stri
 
   const open = Effect.fnUntraced(function*(name: string, settings: TargetSettings) {
     const source = yield* openSource(name, instancesOf(name), settings.discovery, context)
-    return {
+    const target: ChannelTarget = {
       target: `${scheme}://${registry}/${encodeURIComponent(name)}`,
       options: { ...settings.options, [sourceOption]: source }
-    } satisfies ChannelTarget as ChannelTarget
+    }
+    return { source, target }
   })
 
   const target = Effect.fnUntraced(function*(name: string, options: TargetOptions = {}) {
     const settings = yield* makeTargetSettings(options)
     return yield* apart(Effect.gen(function*() {
-      const target = yield* open(name, settings)
+      const { target } = yield* open(name, settings)
       // The framework that is given it would find out too late what grpc-js does not take.
       yield* makeChannel(() =>
         new grpc.Channel(target.target, grpc.credentials.createInsecure(), target.options).close()
@@ -75,9 +99,9 @@ export const makeChannels = Effect.fnUntraced(function*(instancesOf: (name: stri
   const channel = Effect.fnUntraced(function*(name: string, options: ChannelOptions = {}) {
     const settings = yield* makeChannelSettings(options)
     return yield* apart(Effect.gen(function*() {
-      const target = yield* open(name, settings)
+      const { source, target } = yield* open(name, settings)
       return yield* Effect.acquireRelease(
-        Effect.tap(makeChannel(() => new ServiceChannel(target, settings)), () => channelsOpen(1)),
+        Effect.tap(makeChannel(() => new ServiceChannel(target, source, settings)), () => channelsOpen(1)),
         (channel) => Effect.andThen(Effect.sync(() => channel.end()), channelsOpen(-1))
       )
     }))
