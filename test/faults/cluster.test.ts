@@ -318,10 +318,15 @@ for (const version of versions) {
           { concurrency: "unbounded" }
         )
         const server = now() - start
-        for (const answer of answers) {
+        // On a machine that is slow to send them, the leader has stepped down by then, and refuses.
+        const refused = answers.flatMap((answer, n) => {
           const failure = Exit.isFailure(answer) ? answer.cause.reasons[0] : undefined
-          assert.isTrue(failure?._tag === "Fail" && failure.error.reason._tag === "Ambiguous")
-        }
+          if (failure?._tag !== "Fail") return assert.fail("it was answered")
+          const { reason } = failure.error
+          if (reason._tag === "Ambiguous") return []
+          assert.deepInclude(reason, { _tag: "Unavailable", sent: false })
+          return [`/server-side/${n + 1}`]
+        })
         const asked = now()
         const refusals = [
           yield* Effect.flip(client.etcd.range({ key: "/a" })),
@@ -330,7 +335,7 @@ for (const version of versions) {
         for (const { reason } of refusals) {
           assert.deepInclude(reason, { _tag: "Unavailable", detail: "etcdserver: no leader", sent: false })
         }
-        const refused = now() - asked
+        const told = now() - asked
         for (const member of others(cluster, leader)) yield* member.resume
         yield* until(
           "it leads or follows again",
@@ -338,12 +343,13 @@ for (const version of versions) {
           30_000
         )
         const { kvs } = yield* client.etcd.range({ prefix: "/server-side/" })
-        assert.isTrue(kvs.every(({ version }) => version === 1n))
+        assert.isTrue(kvs.every(({ key, version }) => version === 1n && !refused.includes(key)))
         record({
           what: "puts that the server itself gives up",
           bar: "Ambiguous, applied at most once",
-          measured: `5 of 5 Ambiguous after ${ms(server)}; ${kvs.length} applied in the end, none twice; ` +
-            `then "no leader" within ${ms(refused)} for two calls`,
+          measured:
+            `${5 - refused.length} of 5 Ambiguous after ${ms(server)}, ${refused.length} refused; ${kvs.length} ` +
+            `applied in the end, none twice; then "no leader" within ${ms(told)} for two calls`,
           ok: true,
           version
         })
