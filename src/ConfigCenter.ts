@@ -12,12 +12,21 @@ import * as Layer from "effect/Layer"
 import type * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import type { ConfigDecodeError, ConfigEncodeError, ConfigNotFound, VersionConflict } from "./ConfigError.ts"
-import type { InvalidKey, InvalidOption } from "./Errors.ts"
+import type { ConfigChange, ConfigChangeServices } from "./ConfigChange.ts"
+import type {
+  ConfigDecodeError,
+  ConfigEncodeError,
+  ConfigNotFound,
+  TransactionConflict,
+  VersionConflict
+} from "./ConfigError.ts"
+import { InvalidKey, type InvalidOption } from "./Errors.ts"
 import { Etcd } from "./Etcd.ts"
 import type { EtcdError } from "./EtcdError.ts"
 import * as codec from "./internal/config/codec.ts"
+import type { Change } from "./internal/config/commit.ts"
 import { makeEvents } from "./internal/config/events.ts"
+import { makeHistory } from "./internal/config/history.ts"
 import { makeLive } from "./internal/config/live.ts"
 import { makeValues } from "./internal/config/values.ts"
 import { makeSharedWatch } from "./internal/SharedWatch.ts"
@@ -94,6 +103,44 @@ export interface WatchOptions {
    * longer goes back so far.
    */
   readonly from?: Version | undefined
+}
+
+/**
+ * What is known of a key's past, newest first. The last one says why there is no more:
+ *
+ * - `Put`: a value that the key had.
+ * - `Invalid`: it had one that does not decode.
+ * - `Created`: before this version the key did not exist. It may have existed before that, and been deleted.
+ * - `Compacted`: what was before this version has been forgotten.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ConfigHistory<A> =
+  | { readonly _tag: "Put"; readonly key: string; readonly value: A; readonly version: Version }
+  | { readonly _tag: "Invalid"; readonly key: string; readonly version: Version; readonly error: ConfigDecodeError }
+  | { readonly _tag: "Created"; readonly key: string; readonly version: Version }
+  | { readonly _tag: "Compacted"; readonly key: string; readonly version: Version }
+
+/**
+ * @category options
+ * @since 0.1.0
+ */
+export interface HistoryOptions {
+  /**
+   * Begins with the value that the key had right before this version. With the version of a deletion, that is the history of what was
+   * deleted. Absent: the present value.
+   */
+  readonly before?: Version | undefined
+}
+
+/**
+ * @category options
+ * @since 0.1.0
+ */
+export interface RollbackOptions {
+  /** The version that is replaced (`0n`: none, the key does not exist). Absent: the one that is found. */
+  readonly expected?: Version | undefined
 }
 
 // -----------------------------------------------------------------------------
@@ -267,6 +314,42 @@ export class ConfigCenter extends Context.Service<ConfigCenter, {
     R | S["DecodingServices"] | S["EncodingServices"]
   >
   readonly delete: (key: string) => Effect.Effect<void, ConfigNotFound | InvalidKey | EtcdError>
+  /**
+   * Sets, deletes and checks several keys at once: all of it at one revision, which it answers, or nothing. `TransactionConflict` is certain,
+   * and names each key that had not the version expected. A lost answer is judged as `compareAndSet` does, by the keys that are
+   * written over an expected version: where none of them shows that somebody else came first it is `Ambiguous`. No key may be written twice
+   * (`InvalidKey`), and etcd takes 128 changes at most (`--max-txn-ops`; more are an `InvalidArgument`).
+   */
+  readonly transact: <const Changes extends ReadonlyArray<ConfigChange<unknown>>>(
+    changes: Changes
+  ) => Effect.Effect<
+    Version,
+    TransactionConflict | ConfigEncodeError | InvalidKey | EtcdError,
+    ConfigChangeServices<Changes[number]>
+  >
+  /**
+   * The values that the key has had, newest first, back to where it was created or as far as etcd remembers; the end of the stream says which.
+   * Each is asked for when it is pulled. Fails with `ConfigNotFound` when there is none to begin with.
+   */
+  readonly history: <S extends Schema.Constraint>(
+    key: string,
+    schema: S,
+    options?: HistoryOptions
+  ) => Stream.Stream<
+    ConfigHistory<S["Type"]>,
+    ConfigNotFound | InvalidKey | EtcdError,
+    S["DecodingServices"]
+  >
+  /**
+   * Writes what the key had as of an older version, byte for byte, as a new version; also where it has been deleted since. By compare, as
+   * `compareAndSet`: `VersionConflict` when somebody else comes in between. `ConfigNotFound` when the key had no value then, `Compacted` when
+   * etcd has forgotten it.
+   */
+  readonly rollback: (
+    key: string,
+    to: Version,
+    options?: RollbackOptions
+  ) => Effect.Effect<Version, ConfigNotFound | VersionConflict | InvalidKey | EtcdError>
   /** The keys under a prefix, ascending by their bytes. Keys that `get` would refuse, made by other tools, are left out, here and below. */
   readonly list: (prefix: string) => Effect.Effect<ReadonlyArray<string>, InvalidKey | EtcdError>
   /**
@@ -318,6 +401,7 @@ const make = Effect.fnUntraced(function*(root: string) {
   const hub = yield* makeSharedWatch(etcd)
   const values = makeValues(etcd, root)
   const events = makeEvents(hub, values)
+  const past = makeHistory(etcd, values)
 
   const getVersioned: Service["getVersioned"] = Effect.fn("ConfigCenter.getVersioned")(function*(key, schema) {
     return yield* values.read(yield* validKey(key), schema)
@@ -358,6 +442,27 @@ const make = Effect.fnUntraced(function*(root: string) {
     yield* values.remove(yield* validKey(key))
   }, measured("ConfigCenter.delete"))
 
+  const transact = Effect.fn("ConfigCenter.transact")(function*<R>(changes: ReadonlyArray<ConfigChange<R>>) {
+    yield* Effect.annotateCurrentSpan({ keys: changes.map(({ key }) => key) })
+    yield* Effect.forEach(changes, ({ key }) => validateKey(key), { discard: true })
+    yield* writtenOnce(changes)
+    const encoded = yield* Effect.forEach(
+      changes,
+      (change): Effect.Effect<Change, ConfigEncodeError, R> =>
+        change._tag !== "Set" ? Effect.succeed(change) : Effect.map(change.encoded, (bytes) => ({ ...change, bytes }))
+    )
+    return yield* values.commit(encoded)
+  }, (effect) => measured("ConfigCenter.transact")(effect))
+
+  const history: Service["history"] = (key, schema, options) =>
+    Stream.unwrap(Effect.map(validKey(key), () => past.history(key, schema, options?.before))).pipe(
+      Stream.withSpan("ConfigCenter.history", { attributes: { key } })
+    )
+
+  const rollback: Service["rollback"] = Effect.fn("ConfigCenter.rollback")(function*(key, to, options) {
+    return yield* past.rollback(yield* validKey(key), to, options?.expected)
+  }, measured("ConfigCenter.rollback"))
+
   const list: Service["list"] = Effect.fn("ConfigCenter.list")(function*(prefix) {
     return yield* values.list(yield* validFolder(prefix))
   }, measured("ConfigCenter.list"))
@@ -391,6 +496,10 @@ const make = Effect.fnUntraced(function*(root: string) {
     compareAndSet,
     update,
     delete: remove,
+    // What a change needs, only its own type says.
+    transact: transact as Service["transact"],
+    history,
+    rollback,
     list,
     entries,
     watch,
@@ -401,6 +510,19 @@ const make = Effect.fnUntraced(function*(root: string) {
 })
 
 const validKey = (key: string) => Effect.andThen(Effect.annotateCurrentSpan({ key }), validateKey(key))
+
+/** etcd would answer "duplicate key", and not say which. */
+const writtenOnce = (changes: ReadonlyArray<ConfigChange<unknown>>): Effect.Effect<void, InvalidKey> => {
+  const seen = new Set<string>()
+  for (const { _tag, key } of changes) {
+    if (_tag === "Check") continue
+    if (seen.has(key)) {
+      return Effect.fail(new InvalidKey({ key, rule: "must be written no more than once in a transaction" }))
+    }
+    seen.add(key)
+  }
+  return Effect.void
+}
 
 const validFolder = (prefix: string) =>
   prefix === "" ? Effect.succeed(prefix) : Effect.andThen(Effect.annotateCurrentSpan({ prefix }), validateKey(prefix))

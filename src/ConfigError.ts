@@ -6,14 +6,21 @@
 import * as Schema from "effect/Schema"
 
 /**
- * There is no value under the key.
+ * There is no value under the key, or was none at that version.
  *
  * @category errors
  * @since 0.1.0
  */
-export class ConfigNotFound extends Schema.TaggedError<ConfigNotFound>()("ConfigNotFound", { key: Schema.String }) {
+export class ConfigNotFound extends Schema.TaggedError<ConfigNotFound>()("ConfigNotFound", {
+  key: Schema.String,
+  /** The version of the past that was asked for. */
+  at: Schema.optionalKey(Schema.BigInt)
+}) {
   override get message(): string {
-    return `there is no configuration value ${JSON.stringify(this.key)}`
+    const key = JSON.stringify(this.key)
+    return this.at === undefined
+      ? `there is no configuration value ${key}`
+      : `there was no configuration value ${key} at version ${this.at}`
   }
 }
 
@@ -72,5 +79,20 @@ export class VersionConflict extends Schema.TaggedError<VersionConflict>()("Vers
   override get message(): string {
     const version = (n: bigint) => n === 0n ? "no value" : `version ${n}`
     return `${JSON.stringify(this.key)} has ${version(this.actual)}, expected ${version(this.expected)}`
+  }
+}
+
+/**
+ * Keys of a transaction had not the versions that it expected: nothing was written, and nothing will be.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class TransactionConflict extends Schema.TaggedError<TransactionConflict>()("TransactionConflict", {
+  /** One for each such key. Where the answer was lost, those that history tells. */
+  conflicts: Schema.NonEmptyArray(VersionConflict)
+}) {
+  override get message(): string {
+    return `nothing was written: ${this.conflicts.map((conflict) => conflict.message).join("; ")}`
   }
 }

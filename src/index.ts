@@ -6,16 +6,26 @@
 export {
   ConfigCenter,
   type ConfigEvent,
+  type ConfigHistory,
+  type HistoryOptions as ConfigHistoryOptions,
   type Live as MakeLiveConfig,
   type LiveConfig,
   type LiveStatus,
   type OnDelete,
   RawBytes,
+  type RollbackOptions as ConfigRollbackOptions,
   type Version,
   type Versioned,
   type WatchOptions as ConfigWatchOptions
 } from "./ConfigCenter.ts"
-export { ConfigDecodeError, ConfigEncodeError, ConfigNotFound, VersionConflict } from "./ConfigError.ts"
+export { ConfigChange, type ConfigChangeOptions, type ConfigChangeServices } from "./ConfigChange.ts"
+export {
+  ConfigDecodeError,
+  ConfigEncodeError,
+  ConfigNotFound,
+  TransactionConflict,
+  VersionConflict
+} from "./ConfigError.ts"
 export { InvalidKey, InvalidOption } from "./Errors.ts"
 export {
   Compare,

@@ -16,6 +16,7 @@ import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
 import * as Tracer from "effect/Tracer"
 import { ConfigCenter } from "../src/ConfigCenter.ts"
+import { ConfigChange } from "../src/ConfigChange.ts"
 import { VersionConflict } from "../src/ConfigError.ts"
 import { Etcd } from "../src/Etcd.ts"
 import { EtcdMemory } from "../src/EtcdMemory.ts"
@@ -163,6 +164,10 @@ describe("values that do not decode", () => {
           config.compareAndSet("bad", Checked, bad, 1n),
           config.compareAndSet("good", Schema.String, secret, 1n),
           config.update("bad", Checked, (value) => value),
+          config.transact([ConfigChange.set("good", Schema.String, secret, { expected: 1n })]),
+          config.transact([ConfigChange.set("bad", Checked, bad)]),
+          Stream.runCollect(config.history("bad", Checked)),
+          config.rollback("good", 1n, { expected: 1n }),
           config.entries("", Checked),
           Stream.runHead(Stream.filter(config.watchPrefix("", Checked), (event) => event._tag === "Invalid")),
           config.live("bad", Checked)

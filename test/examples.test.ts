@@ -90,6 +90,15 @@ const shown: Record<string, ReadonlyArray<string | RegExp>> = {
     "still in use: { perSecond: 100, burst: 40 }",
     "deleted, so the default: { perSecond: 10, burst: 1 }"
   ],
+  "config-history": [
+    "primary db-2, replicas [ 'db-3' ]",
+    "nothing written, changed meanwhile: example/db/primary, example/db/replicas",
+    "what the primary was:",
+    "db-2",
+    "db-1",
+    "Created",
+    "back to db-2"
+  ],
   http: [
     `before: no instance of "greetings" to send a request to, 0 registered`,
     "three servers: hello from one, hello from three, hello from two",

@@ -7,8 +7,21 @@ import * as SchemaGetter from "effect/SchemaGetter"
 import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import { expectTypeOf } from "vitest"
-import { ConfigCenter, type ConfigEvent, type LiveConfig, type Versioned } from "../../src/ConfigCenter.ts"
-import type { ConfigDecodeError, ConfigEncodeError, ConfigNotFound, VersionConflict } from "../../src/ConfigError.ts"
+import {
+  ConfigCenter,
+  type ConfigEvent,
+  type ConfigHistory,
+  type LiveConfig,
+  type Versioned
+} from "../../src/ConfigCenter.ts"
+import { ConfigChange } from "../../src/ConfigChange.ts"
+import type {
+  ConfigDecodeError,
+  ConfigEncodeError,
+  ConfigNotFound,
+  TransactionConflict,
+  VersionConflict
+} from "../../src/ConfigError.ts"
 import type { InvalidKey, InvalidOption } from "../../src/Errors.ts"
 import type { Etcd } from "../../src/Etcd.ts"
 import type { EtcdError } from "../../src/EtcdError.ts"
@@ -80,6 +93,31 @@ const refuse = () =>
 export const wrongUpdate = () => config.update("k", Limits, () => ({ max: "1" }))
 // @ts-expect-error the value is of the schema's type
 export const wrongSet = () => config.set("k", Limits, { max: "1" })
+
+// Each change is of its own schema, and a transaction needs what all of them need.
+expectTypeOf(
+  config.transact([
+    ConfigChange.set("k", Limits, { max: 1 }, { expected: 1n }),
+    ConfigChange.set("l", Schema.String, ""),
+    ConfigChange.delete("m"),
+    ConfigChange.check("n", 0n)
+  ])
+).toEqualTypeOf<Effect.Effect<bigint, TransactionConflict | ConfigEncodeError | InvalidKey | EtcdError>>()
+expectTypeOf<Effect.Services<ReturnType<typeof transact>>>().toEqualTypeOf<Encryption>()
+const transact = () => config.transact([ConfigChange.set("k", Limits, { max: 1 }), ConfigChange.set("l", Encrypted, 1)])
+declare const changes: ReadonlyArray<ConfigChange>
+expectTypeOf<Effect.Services<ReturnType<typeof transactAll>>>().toEqualTypeOf<never>()
+const transactAll = () => config.transact([...changes, ConfigChange.delete("k")])
+// @ts-expect-error the value is of the schema's type
+export const wrongChange = () => ConfigChange.set("k", Limits, { max: "1" })
+expectTypeOf(config.history("k", Limits, { before: 1n })).toEqualTypeOf<
+  Stream.Stream<ConfigHistory<Limits>, ConfigNotFound | InvalidKey | EtcdError>
+>()
+expectTypeOf<Stream.Services<ReturnType<typeof past>>>().toEqualTypeOf<Decryption>()
+const past = () => config.history("k", Encrypted)
+expectTypeOf(config.rollback("k", 1n, { expected: 2n })).toEqualTypeOf<
+  Effect.Effect<bigint, ConfigNotFound | VersionConflict | InvalidKey | EtcdError>
+>()
 
 // What happens to a deleted key decides what can fail.
 expectTypeOf(config.live("k", Limits)).toEqualTypeOf<

@@ -2,15 +2,19 @@
  * Reads and writes of single requests. Keys are valid here.
  */
 import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
-import * as Stream from "effect/Stream"
 import type { Versioned } from "../../ConfigCenter.ts"
-import { ConfigDecodeError, ConfigEncodeError, ConfigNotFound, VersionConflict } from "../../ConfigError.ts"
-import { Compare, type Etcd, type KeyValue, Operation, type WatchEvent } from "../../Etcd.ts"
-import { compareBytes } from "../keys.ts"
+import {
+  ConfigDecodeError,
+  ConfigEncodeError,
+  ConfigNotFound,
+  TransactionConflict,
+  type VersionConflict
+} from "../../ConfigError.ts"
+import { type Etcd, type KeyValue, Operation } from "../../Etcd.ts"
 import { keyRule } from "../validate.ts"
 import * as codec from "./codec.ts"
+import { makeCommit } from "./commit.ts"
 
 export type Values = ReturnType<typeof makeValues>
 
@@ -36,6 +40,8 @@ export const makeValues = (etcd: Etcd["Service"], root: string) => {
       })
     )
 
+  const commit = makeCommit(etcd, path)
+
   const encode = <S extends Schema.Constraint>(key: string, schema: S, value: S["Type"]) =>
     Effect.mapError(codec.encode(schema, value), (issue) => new ConfigEncodeError({ key, issue }))
 
@@ -50,52 +56,11 @@ export const makeValues = (etcd: Etcd["Service"], root: string) => {
     return (yield* etcd.txn({ success: [Operation.put(path(key), bytes)] })).revision
   })
 
-  const compareAndSet = Effect.fnUntraced(function*<S extends Schema.Constraint>(
-    key: string,
-    schema: S,
-    value: S["Type"],
-    expected: bigint
-  ) {
-    const bytes = yield* encode(key, schema, value)
-    const result = yield* etcd.txn({
-      compare: [Compare.modRevision(path(key), "=", expected)],
-      success: [Operation.put(path(key), bytes)],
-      failure: [Operation.range({ key: path(key), keysOnly: true })]
-    }).pipe(
-      Effect.catch((error) =>
-        error.reason._tag !== "Ambiguous" ? Effect.fail(error) : Effect.flatMap(
-          supersededBy(key, expected, bytes),
-          (actual) => Effect.fail(actual === undefined ? error : new VersionConflict({ key, expected, actual }))
-        )
-      )
+  const compareAndSet = <S extends Schema.Constraint>(key: string, schema: S, value: S["Type"], expected: bigint) =>
+    Effect.flatMap(
+      encode(key, schema, value),
+      (bytes) => Effect.mapError(commit([{ _tag: "Set", key, bytes, expected }]), theConflict)
     )
-    if (result.succeeded) return result.revision
-    const [found] = result.responses
-    const actual = found?._tag === "Range" ? found.kvs[0]?.modRevision ?? 0n : 0n
-    return yield* new VersionConflict({ key, expected, actual })
-  })
-
-  /**
-   * The present version, if it is certain that the compare-and-set was not and never will be applied.
-   *
-   * It is applied only while the key is at `expected`, which a key leaves once and for all: so whatever changed the key first after
-   * `expected` either is it, or has shut it out. A key that did not exist (`0n`) can come back to that: nothing is ever certain.
-   */
-  const supersededBy = Effect.fnUntraced(function*(key: string, expected: bigint, bytes: Uint8Array) {
-    if (expected <= 0n) return undefined
-    const { kvs: [kv] } = yield* etcd.range({ key: path(key) })
-    // Unchanged, or a restored store that went back: no history to judge by.
-    if (kv !== undefined && kv.modRevision <= expected) return undefined
-    const first = yield* etcd.watch({ key: path(key), startRevision: expected + 1n }).pipe(
-      Stream.map((item) => item._tag === "Batch" ? item.events : []),
-      Stream.flattenIterable,
-      Stream.runHead,
-      // Only a key that never was at `expected` makes it wait.
-      Effect.timeoutOption(etcd.settings.timeout)
-    )
-    const isOther = Option.exists(Option.flatten(first), (event) => !mayBeOurs(event, bytes))
-    return isOther ? kv?.modRevision ?? 0n : undefined
-  }, Effect.orElseSucceed(() => undefined))
 
   const remove = Effect.fnUntraced(function*(key: string) {
     const { responses: [result] } = yield* etcd.txn({ success: [Operation.delete(path(key))] })
@@ -118,9 +83,9 @@ export const makeValues = (etcd: Etcd["Service"], root: string) => {
     )
   })
 
-  return { path, folder, keyOf, decode, read, write, compareAndSet, remove, list, entries }
+  return { path, folder, keyOf, decode, read, write, commit, compareAndSet, remove, list, entries }
 }
 
-/** Equal bytes can have been written by others as well. */
-const mayBeOurs = (event: WatchEvent, bytes: Uint8Array): boolean =>
-  event._tag === "Put" && event.kv.lease === 0n && compareBytes(event.kv.value, bytes) === 0
+/** That of a transaction of one key. */
+export const theConflict = <E>(error: E | TransactionConflict): E | VersionConflict =>
+  error instanceof TransactionConflict ? error.conflicts[0] : error
