@@ -181,8 +181,10 @@ describe("one bad call", () => {
           const ends = yield* Fiber.join(load)
           // They end by interruption of themselves, not with an error.
           assert.isTrue(ends.every((exit) => Exit.hasInterrupts(exit)), String(ends))
-          yield* until("all events", Effect.sync(() => revisions.length >= acknowledged.length), 10_000)
-          assert.deepStrictEqual(revisions, [...acknowledged].sort((a, b) => (a < b ? -1 : 1)))
+          // Writes that shared a call share a revision.
+          const written = [...new Set(acknowledged)].sort((a, b) => (a < b ? -1 : 1))
+          yield* until("all events", Effect.sync(() => revisions.length >= written.length), 10_000)
+          assert.deepStrictEqual(revisions, written)
           assert.strictEqual(reopened, 0)
           record({
             what: `100 bad calls beside ${acknowledged.length * 3} good ones`,
