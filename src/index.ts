@@ -49,6 +49,11 @@ export {
   type WatchItem,
   type WatchRequest
 } from "./Etcd.ts"
+export {
+  EtcdConfigProvider,
+  type EtcdConfigProviderLayerOptions,
+  type EtcdConfigProviderOptions
+} from "./EtcdConfigProvider.ts"
 export { EtcdError, EtcdErrorReason } from "./EtcdError.ts"
 export { EtcdLive, layerEtcd, layerEtcdConfig, layerEtcdPort } from "./EtcdLive.ts"
 export {

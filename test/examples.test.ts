@@ -99,6 +99,12 @@ const shown: Record<string, ReadonlyArray<string | RegExp>> = {
     "Created",
     "back to db-2"
   ],
+  "config-provider": [
+    "in etcd: port 8080, level debug",
+    "replicas: db-1:5432, db-2:5433",
+    "from the environment, as nobody has put it into etcd: region eu-1",
+    "no such port, and no default instead of it: SchemaError"
+  ],
   http: [
     `before: no instance of "greetings" to send a request to, 0 registered`,
     "three servers: hello from one, hello from three, hello from two",
