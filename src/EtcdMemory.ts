@@ -18,7 +18,7 @@ import { makeSettings } from "./internal/etcd3/settings.ts"
 import { expireLeases } from "./internal/memory/expiry.ts"
 import { type Snapshot, Store, StoreId } from "./internal/memory/Store.ts"
 import { makeTransport } from "./internal/memory/transport.ts"
-import { layerServices, type Services } from "./internal/services.ts"
+import { layerServices, type Prefixes, type Services } from "./internal/services.ts"
 
 /**
  * A store in this process, and what an operator can do to it.
@@ -97,7 +97,7 @@ const make = Effect.fnUntraced(function*(
  */
 export type EtcdMemoryOptions = Pick<
   EtcdOptions,
-  "timeout" | "retry" | "namespace" | "lockPrefix" | "registryPrefix" | "registryLayout" | "configPrefix"
+  "timeout" | "retry" | "namespace" | keyof Prefixes
 >
 
 const layerPort = (

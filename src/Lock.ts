@@ -9,22 +9,21 @@
  */
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
-import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import type { InvalidKey, InvalidOption } from "./Errors.ts"
-import { Compare, Etcd, Operation } from "./Etcd.ts"
+import { Etcd } from "./Etcd.ts"
 import type { KeyValue, TxnRequest, TxnResult } from "./Etcd.ts"
-import { EtcdError, InvalidArgument } from "./EtcdError.ts"
+import type { EtcdError } from "./EtcdError.ts"
+import { makeHolds } from "./internal/hold/Hold.ts"
+import { inScope, type Taken, untilTaken } from "./internal/hold/inScope.ts"
 import { entries, EntryLost, takeIfFree, waitInLine } from "./internal/lock/entry.ts"
 import { makeLocalQueue, type Turn } from "./internal/lock/LocalQueue.ts"
-import { writesBelow } from "./internal/lock/writes.ts"
 import { makeSessionPool } from "./internal/session/SessionPool.ts"
-import type { Slot, SlotLoss } from "./internal/session/Slots.ts"
+import type { Slot } from "./internal/session/Slots.ts"
 import * as Telemetry from "./internal/Telemetry.ts"
 import { validateKey, validatePrefix, validateTtl } from "./internal/validate.ts"
 
@@ -193,15 +192,6 @@ export class Lock extends Context.Service<Lock, {
   ): Layer.Layer<Lock, InvalidOption, Etcd> => Layer.effect(Lock, make(options?.prefix ?? "/locks"))
 }
 
-/** A lock that is held, as its handle knows it. */
-interface Held {
-  readonly key: string
-  readonly slot: Slot
-  readonly fencingToken: bigint
-  readonly assertHeld: Effect.Effect<void, LockLost>
-  readonly lossOf: (why: LockLost["why"]) => LockLost
-}
-
 const defaultTtl = Duration.seconds(15)
 
 const entryOf = (kv: KeyValue): LockEntry =>
@@ -220,165 +210,53 @@ const make = Effect.fnUntraced(function*(
   const pool = yield* makeSessionPool(etcd, `${prefix}/`)
   const queue = makeLocalQueue()
 
-  const fenced = Effect.fn("Lock.fenced")(function*(
-    { assertHeld, fencingToken, key, lossOf, slot }: Held,
-    txn: TxnRequest
-  ): Effect.fn.Return<TxnResult, LockLost | EtcdError> {
-    yield* Effect.annotateCurrentSpan({ "coord.key": key, "coord.token": String(fencingToken) })
-    if (writesBelow(`${prefix}/`, txn)) {
-      return yield* new EtcdError({
-        operation: "fenced",
-        key,
-        reason: new InvalidArgument({ detail: `the transaction writes keys of locks (below ${prefix}/)` })
-      })
-    }
-    yield* assertHeld
-    const held = Compare.createRevision(slot.key, "=", fencingToken)
-    const own = Operation.range({ key: slot.key, keysOnly: true })
-    // Nested only where it must be: of a nested transaction etcd before 3.4.42 and 3.5.28 checks no role.
-    const nest = txn.failure !== undefined && txn.failure.length > 0
-    const result = yield* etcd.txn(
-      nest
-        ? { compare: [held], success: [Operation.txn(txn)], failure: [own] }
-        : { compare: [held, ...txn.compare ?? []], success: txn.success, failure: [own] }
-    )
-    const { responses, revision, succeeded } = result
-    const [first] = responses
-    if (!succeeded) {
-      // With the key still there, it was a compare of the user's that failed.
-      if (first?._tag === "Range" && first.kvs[0]?.createRevision === fencingToken) {
-        return { revision, succeeded, responses: [] }
-      }
-      slot.lose("Deleted")
-      return yield* lossOf(slot.lossUnsafe() ?? "Deleted")
-    }
-    return first?._tag === "Txn" && nest
-      ? { revision, succeeded: first.succeeded, responses: first.responses }
-      : result
-  }, Telemetry.measured("Lock.fenced"))
-
-  const makeHandle = (
-    key: string,
-    slot: Slot,
-    fencingToken: bigint,
-    scope: Scope.Closeable
-  ): { readonly public: LockHandle; readonly retire: () => void } => {
-    let released = false
-    const lossOf = (why: LockLost["why"]) => new LockLost({ key, fencingToken, why })
-    const verdict = (loss: SlotLoss | undefined): Effect.Effect<void, LockLost> => {
-      const why = released ? "Released" : loss
-      return why === undefined ? Effect.void : Effect.fail(lossOf(why))
-    }
-    // A lock that was released is not lost any more.
-    const lost = Effect.flatMap(slot.lost, (why) => released ? Effect.never : Effect.fail(lossOf(why)))
-    const assertHeld = Effect.suspend(() => Effect.flatMap(slot.loss, verdict))
-    const release = Effect.suspend(() => {
-      released = true
-      return slot.release
-    })
-    const handle: LockHandle = {
-      key,
-      fencingToken,
-      ttl: Effect.map(assertHeld, slot.session.ttlUnsafe),
-      unlock: Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(Effect.exit(restore(release)), (exit) => Effect.andThen(Scope.close(scope, Exit.void), exit))
-      ),
-      lost,
-      assertHeld,
-      // The second look is for what ended after the deadline but before its timer: a blocked event loop, a suspended machine.
-      guard: (effect) =>
-        assertHeld.pipe(
-          Effect.andThen(Effect.raceFirst(effect, lost)),
-          Effect.tap(() =>
-            Effect.flatMap(
-              slot.loss,
-              (loss) => loss === undefined || released ? Effect.void : Effect.fail(lossOf(loss))
-            )
-          )
-        ),
-      fenced: (txn) => fenced({ key, slot, fencingToken, assertHeld, lossOf }, txn)
-    }
-    return {
-      public: handle,
-      retire: () => {
-        released = true
-      }
-    }
-  }
+  const makeHold = makeHolds(etcd, { service: "Lock", prefix, what: "locks" })
 
   /** The skeleton of both ways to take a lock: a turn among the fibers of this process, a place on a lease, an entry. */
-  const take = <E extends LockHeld | EtcdError>(
+  const take = Effect.fnUntraced(function*<E extends LockHeld | EtcdError>(
     key: string,
     options: LockOptions | undefined,
     queueUp: (path: string) => Effect.Effect<Turn, E, Scope.Scope>,
     enter: (path: string, slot: Slot, label: string) => Effect.Effect<bigint | EntryLost, E, Scope.Scope>
-  ): Effect.Effect<LockHandle, E | InvalidKey | InvalidOption | EtcdError, Scope.Scope> =>
-    Effect.uninterruptibleMask(Effect.fnUntraced(function*(
-      restore
-    ): Effect.fn.Return<LockHandle, E | InvalidKey | InvalidOption | EtcdError, Scope.Scope> {
-      const path = `${prefix}/${yield* validateKey(key)}/`
-      const ttl = options?.ttl === undefined ? defaultTtl : yield* validateTtl(options.ttl)
-      // Everything that the attempt makes lives in a scope of its own, so that a failed or interrupted one leaves nothing in a scope that lives on.
-      const scope = yield* Scope.fork(yield* Effect.scope)
-      if (scope.state._tag === "Closed") return yield* Effect.interrupt
-      const resources = yield* Scope.fork(scope)
-      // A scope that closes under an attempt ends it first: it would queue again otherwise, with nobody to clean up.
-      const closing = Deferred.makeUnsafe<void>()
-      const ended = Deferred.makeUnsafe<void>()
-      yield* Scope.addFinalizer(
-        scope,
-        Effect.andThen(Deferred.succeed(closing, undefined), Deferred.await(ended))
-      )
-      const attempt = Effect.gen(function*(): Effect.fn.Return<
-        { readonly slot: Slot; readonly token: bigint },
-        E | EtcdError,
-        Scope.Scope
-      > {
-        const turn = yield* queueUp(path)
-        while (true) {
-          const entryScope = yield* Scope.fork(resources)
-          const slot = yield* pool.slot({ ttl, name: path, key: (lease) => `${path}${lease.toString(16)}` }).pipe(
-            Scope.provide(entryScope)
+  ): Effect.fn.Return<LockHandle, E | InvalidKey | InvalidOption | EtcdError, Scope.Scope> {
+    const path = `${prefix}/${yield* validateKey(key)}/`
+    const ttl = options?.ttl === undefined ? defaultTtl : yield* validateTtl(options.ttl)
+    const request = { ttl, name: path, key: (lease: bigint) => `${path}${lease.toString(16)}` }
+    const attempt = Effect.flatMap(pool.slot(request), (slot) =>
+      Effect.map(
+        enter(path, slot, options?.label ?? ""),
+        (token) => token === EntryLost ? EntryLost : { slot, token }
+      ))
+    const queued = Effect.gen(function*(): Effect.fn.Return<Taken, E | EtcdError, Scope.Scope> {
+      const turn = yield* queueUp(path)
+      const taken = yield* untilTaken(attempt)
+      // Whoever lost it can take it again, and so can others here, though its handle's scope is open.
+      taken.slot.onLoss(turn)
+      return taken
+    })
+    return yield* inScope(
+      Effect.annotateLogs(queued, { lock: key }),
+      ({ slot, token }, scope) =>
+        Effect.gen(function*() {
+          const lossOf = (why: LockLost["why"]) => new LockLost({ key, fencingToken: token, why })
+          const hold = makeHold({ key, slot, token, scope, lossOf })
+          const since = yield* Clock.monotonicTimeNanos
+          yield* Scope.addFinalizer(
+            scope,
+            Effect.flatMap(Clock.monotonicTimeNanos, (now) => {
+              hold.retire()
+              return Telemetry.lockHeld(Duration.nanos(now - since))
+            })
           )
-          const token = yield* Scope.provide(enter(path, slot, options?.label ?? ""), entryScope)
-          // Enter only if the deadline has not passed, whatever the answer was.
-          if (token !== EntryLost && (yield* slot.loss) === undefined) {
-            // Whoever lost it can take it again, and so can others here, though its handle's scope is open.
-            slot.onLoss(turn)
-            return { slot, token }
-          }
-          yield* Effect.logDebug("the entry was lost while it waited: queueing again")
-          yield* Scope.close(entryScope, Exit.void)
-        }
-      })
-      const exit = yield* restore(
-        Effect.raceFirst(attempt, Effect.andThen(Deferred.await(closing), Effect.interrupt))
-      ).pipe(
-        Scope.provide(resources),
-        Effect.annotateLogs({ lock: key }),
-        Effect.exit
-      )
-      Deferred.doneUnsafe(ended, Effect.void)
-      if (Exit.isFailure(exit)) {
-        yield* Scope.close(scope, exit)
-        return yield* Effect.failCause(exit.cause)
-      }
-      const { slot, token } = exit.value
-      const handle = makeHandle(key, slot, token, scope)
-      const since = yield* Clock.monotonicTimeNanos
-      yield* Scope.addFinalizer(
-        scope,
-        Effect.flatMap(Clock.monotonicTimeNanos, (now) => {
-          handle.retire()
-          return Telemetry.lockHeld(Duration.nanos(now - since))
+          yield* Effect.annotateCurrentSpan({
+            "coord.token": String(token),
+            "coord.lease": slot.session.leaseId.toString(16)
+          })
+          const { assertHeld, fenced, guard, lost, release, ttl } = hold
+          return { key, fencingToken: token, ttl, unlock: release, lost, assertHeld, guard, fenced }
         })
-      )
-      yield* Effect.annotateCurrentSpan({
-        "coord.token": String(token),
-        "coord.lease": slot.session.leaseId.toString(16)
-      })
-      return handle.public
-    }))
+    )
+  })
 
   const acquire: Lock["Service"]["acquire"] = Effect.fn("Lock.acquire")(function*(key, options) {
     yield* Effect.annotateCurrentSpan({ "coord.key": key })

@@ -26,6 +26,7 @@ export {
   TransactionConflict,
   VersionConflict
 } from "./ConfigError.ts"
+export { Candidate, Election, type ElectionOptions, type Leadership, LeadershipLost } from "./Election.ts"
 export { InvalidKey, InvalidOption } from "./Errors.ts"
 export {
   Compare,

@@ -222,6 +222,7 @@ describe("EtcdOptions.fromEnv", () => {
         ETCD_TLS_SERVER_NAME: "etcd",
         ETCD_NAMESPACE: "app",
         ETCD_LOCK_PREFIX: "/l",
+        ETCD_ELECTION_PREFIX: "/e",
         ETCD_REGISTRY_PREFIX: "/r",
         ETCD_REGISTRY_LAYOUT: "kratos",
         ETCD_CONFIG_PREFIX: "/c"
@@ -236,6 +237,7 @@ describe("EtcdOptions.fromEnv", () => {
         tls: { ca: "/ca.pem", cert: "/cert.pem", key: Redacted.make("/key.pem"), serverName: "etcd" },
         namespace: "app",
         lockPrefix: "/l",
+        electionPrefix: "/e",
         registryPrefix: "/r",
         registryLayout: "kratos",
         configPrefix: "/c"

@@ -83,6 +83,15 @@ const shown: Record<string, ReadonlyArray<string | RegExp>> = {
     "its handle knows: Released",
     "the balance is 100"
   ],
+  election: [
+    "job 1 of replica-1",
+    "job 2 of replica-1",
+    "job 1 of replica-2",
+    "job 2 of replica-3",
+    "who has led: replica-1, replica-2, replica-3",
+    "replica-4 at 10.0.0.7:8080 leads",
+    "its write is refused: Deleted"
+  ],
   config: [
     /^written as version \d+: \{ perSecond: 100, burst: 20 \}$/,
     /^updated to version \d+: burst 40$/,

@@ -3,19 +3,24 @@
  */
 import * as Layer from "effect/Layer"
 import { ConfigCenter } from "../ConfigCenter.ts"
+import { Election } from "../Election.ts"
 import type { InvalidOption } from "../Errors.ts"
 import type { Etcd } from "../Etcd.ts"
 import type { EtcdOptions } from "../EtcdOptions.ts"
 import { Lock } from "../Lock.ts"
 import { Registry } from "../Registry.ts"
 
-export type Services = Lock | Registry | ConfigCenter
+export type Services = Lock | Registry | ConfigCenter | Election
 
-export type Prefixes = Pick<EtcdOptions, "lockPrefix" | "registryPrefix" | "registryLayout" | "configPrefix">
+export type Prefixes = Pick<
+  EtcdOptions,
+  "lockPrefix" | "electionPrefix" | "registryPrefix" | "registryLayout" | "configPrefix"
+>
 
 export const layerServices = (options: Prefixes): Layer.Layer<Services, InvalidOption, Etcd> =>
   Layer.mergeAll(
     Lock.layer({ prefix: options.lockPrefix }),
     Registry.layer({ prefix: options.registryPrefix, layout: options.registryLayout }),
-    ConfigCenter.layer({ prefix: options.configPrefix })
+    ConfigCenter.layer({ prefix: options.configPrefix }),
+    Election.layer({ prefix: options.electionPrefix })
   )

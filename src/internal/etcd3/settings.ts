@@ -206,6 +206,7 @@ const validatePrefixes = Effect.fnUntraced(function*(options: EtcdOptions) {
   const services = yield* validatePlace({ prefix: options.registryPrefix, layout: options.registryLayout })
   const prefixes = [
     ["lockPrefix", yield* validatePrefix(options.lockPrefix ?? "/locks", "lockPrefix")],
+    ["electionPrefix", yield* validatePrefix(options.electionPrefix ?? "/elections", "electionPrefix")],
     ["registryPrefix", services.prefix],
     ["configPrefix", yield* validatePrefix(options.configPrefix ?? "/config", "configPrefix")]
   ] as const

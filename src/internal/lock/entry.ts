@@ -30,9 +30,11 @@ const withdrawPatience = "1 second"
 /** Deeper keys are rare; a few keys more than needed save the second look where there are some. */
 const pageSize = 8
 
-const backoff = Schedule.min([Schedule.exponential("20 millis"), Schedule.spaced("1 second")]).pipe(Schedule.jittered)
+export const backoff = Schedule.min([Schedule.exponential("20 millis"), Schedule.spaced("1 second")]).pipe(
+  Schedule.jittered
+)
 
-const isEntryOf = (path: string, key: string): boolean => !key.slice(path.length).includes("/")
+export const isEntryOf = (path: string, key: string): boolean => !key.slice(path.length).includes("/")
 
 const rangeOf = (result: TxnResult, index: number): RangeResult | undefined => {
   const response = result.responses[index]
@@ -233,7 +235,7 @@ const untilGone = Effect.fnUntraced(function*(
   look: Effect.Effect<Position, EtcdError | EntryLost>
 ): Effect.fn.Return<Position | undefined, EtcdError | EntryLost> {
   if (predecessor.lease === 0n) {
-    yield* Effect.logWarning("the lock is held by a key without a lease: it stays until somebody deletes it").pipe(
+    yield* Effect.logWarning("waiting for a key without a lease: it stays until somebody deletes it").pipe(
       Effect.annotateLogs({ key: predecessor.key })
     )
   }

@@ -1,0 +1,63 @@
+/**
+ * How something that is held comes into the scope of its user: whole, or not at all.
+ */
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import { EntryLost } from "../lock/entry.ts"
+import type { Slot } from "../session/Slots.ts"
+
+/** An entry that is there, and what it entitles to begins now. */
+export interface Taken {
+  readonly slot: Slot
+  /** Its create revision. */
+  readonly token: bigint
+}
+
+/**
+ * Tries again, each time with a scope of its own, until an entry has been taken by a lease that is still good.
+ */
+export const untilTaken = Effect.fnUntraced(function*<E>(
+  attempt: Effect.Effect<Taken | EntryLost, E, Scope.Scope>
+): Effect.fn.Return<Taken, E, Scope.Scope> {
+  const scope = yield* Effect.scope
+  while (true) {
+    const entryScope = yield* Scope.fork(scope)
+    const taken = yield* Scope.provide(attempt, entryScope)
+    // Enter only if the deadline has not passed, whatever the answer was.
+    if (taken !== EntryLost && (yield* taken.slot.loss) === undefined) return taken
+    yield* Effect.logDebug("the entry was lost while it waited: queueing again")
+    yield* Scope.close(entryScope, Exit.void)
+  }
+})
+
+/**
+ * Runs an attempt in a scope of its own below that of the user, so that one that fails or is interrupted leaves nothing in a scope that
+ * lives on. What it took is handed over without a step in between at which it could be forgotten.
+ */
+export const inScope = <A, E, H>(
+  attempt: Effect.Effect<A, E, Scope.Scope>,
+  handOver: (taken: A, scope: Scope.Closeable) => Effect.Effect<H>
+): Effect.Effect<H, E, Scope.Scope> =>
+  Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore): Effect.fn.Return<H, E, Scope.Scope> {
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    if (scope.state._tag === "Closed") return yield* Effect.interrupt
+    const resources = yield* Scope.fork(scope)
+    // A scope that closes under an attempt ends it first: it would queue again otherwise, with nobody to clean up.
+    const closing = Deferred.makeUnsafe<void>()
+    const ended = Deferred.makeUnsafe<void>()
+    yield* Scope.addFinalizer(
+      scope,
+      Effect.andThen(Deferred.succeed(closing, undefined), Deferred.await(ended))
+    )
+    const exit = yield* restore(
+      Effect.raceFirst(attempt, Effect.andThen(Deferred.await(closing), Effect.interrupt))
+    ).pipe(Scope.provide(resources), Effect.exit)
+    Deferred.doneUnsafe(ended, Effect.void)
+    if (Exit.isFailure(exit)) {
+      yield* Scope.close(scope, exit)
+      return yield* Effect.failCause(exit.cause)
+    }
+    return yield* handOver(exit.value, scope)
+  }))
