@@ -265,8 +265,8 @@ export class Link {
     const call = <A>(operation: string, answer: () => Result.Result<A, EtcdErrorReason>) =>
       Effect.mapError(this.call(operation, answer), (reason) => new EtcdError({ operation, reason }))
     return {
-      range: (request) => call("range", () => store.range(request)),
-      txn: (request) => call("txn", () => store.txn(request)),
+      range: (request) => call("range", () => this.server.range(request)),
+      txn: (request) => call("txn", () => this.server.txn(request)),
       leaseGrant: (id, ttl) => call("leaseGrant", () => store.leaseGrant(id, ttl)),
       leaseKeepAlive: (id) => call("leaseKeepAlive", () => store.leaseKeepAlive(id)),
       leaseRevoke: (id) => call("leaseRevoke", () => store.leaseRevoke(id)),

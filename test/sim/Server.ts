@@ -4,9 +4,17 @@
  */
 import * as Latch from "effect/Latch"
 import * as Result from "effect/Result"
-import type { WatchEvent, WatchItem, WatchRequest } from "../../src/Etcd.ts"
+import type {
+  RangeRequest,
+  RangeResult,
+  TxnRequest,
+  TxnResult,
+  WatchEvent,
+  WatchItem,
+  WatchRequest
+} from "../../src/Etcd.ts"
 import { Operation } from "../../src/Etcd.ts"
-import type { EtcdErrorReason } from "../../src/EtcdError.ts"
+import { type EtcdErrorReason, PermissionDenied } from "../../src/EtcdError.ts"
 import { type Snapshot, Store, type Watcher } from "../../src/internal/memory/Store.ts"
 import type { Process, Timeline } from "./Timeline.ts"
 import type { Trace } from "./Trace.ts"
@@ -27,11 +35,15 @@ interface OpenWatch {
   readonly fail: (reason: EtcdErrorReason) => void
 }
 
+const denied = new PermissionDenied()
+
 export class Server {
   readonly store: Store
   readonly process: Process
   /** Told of each revision at once. */
   onCommit: (commit: Commit) => void = () => {}
+  /** For which keys no client has a role. */
+  forbids: ((key: string) => boolean) | undefined
   /** How often an older state has been restored. */
   histories = 0
   private readonly timeline: Timeline
@@ -61,6 +73,24 @@ export class Server {
       run()
       this.settle(who)
     })
+  }
+
+  range(request: RangeRequest): Result.Result<RangeResult, EtcdErrorReason> {
+    return this.isForbidden(request) ? Result.fail(denied) : this.store.range(request)
+  }
+
+  txn(request: TxnRequest): Result.Result<TxnResult, EtcdErrorReason> {
+    return this.isForbidden({ _tag: "Txn", ...request }) ? Result.fail(denied) : this.store.txn(request)
+  }
+
+  private isForbidden(request: RangeRequest | Operation): boolean {
+    const { forbids } = this
+    if (forbids === undefined) return false
+    if ("_tag" in request && request._tag === "Txn") {
+      const { compare = [], failure = [], success = [] } = request
+      return [...compare, ...success, ...failure].some((part) => this.isForbidden(part))
+    }
+    return "key" in request && forbids(request.key)
   }
 
   watch(request: WatchRequest, client: Omit<OpenWatch, "watcher">): Result.Result<

@@ -56,6 +56,7 @@ export class Timeline {
   calmFrom = Infinity
   readonly random: Random
   private readonly heap: Array<Timer> = []
+  private readonly ready: Array<Process> = []
   private order = 0
   private cancelled = 0
 
@@ -102,20 +103,15 @@ export class Timeline {
   }
 
   private runTask(): boolean {
-    let ready = 0
+    const { ready } = this
+    ready.length = 0
     for (const process of this.processes) {
-      if (process.isReady) ready++
+      if (process.isReady) ready.push(process)
     }
-    if (ready === 0) return false
-    let chosen = ready === 1 ? 0 : this.random.below(ready)
-    for (const process of this.processes) {
-      if (process.isReady && chosen-- === 0) {
-        if (++this.tasks > maxTasks) throw new Livelock(`more than ${maxTasks} tasks`)
-        process.runTask()
-        return true
-      }
-    }
-    return false
+    if (ready.length === 0) return false
+    if (++this.tasks > maxTasks) throw new Livelock(`more than ${maxTasks} tasks`)
+    ready[ready.length === 1 ? 0 : this.random.below(ready.length)]?.runTask()
+    return true
   }
 
   private sweep(): void {

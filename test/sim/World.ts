@@ -24,6 +24,8 @@ import { Trace } from "./Trace.ts"
 /** What a deliberately broken client has in place of the right thing. */
 export interface Variant {
   readonly transport?: ((transport: Transport) => Transport) | undefined
+  /** In place of what gathers requests. */
+  readonly batching?: ((transport: Transport) => Effect.Effect<Transport, never, Scope.Scope>) | undefined
   readonly port?: ((etcd: Etcd["Service"], transport: Transport) => Etcd["Service"]) | undefined
   readonly lock?: Layer.Layer<Lock, InvalidOption, Etcd> | undefined
 }
@@ -119,10 +121,11 @@ export class World {
     this.links[index] = link
     const build = Effect.gen({ self: this }, function*() {
       const scope = yield* Scope.make()
-      const transport = variant?.transport?.(link.transport) ?? link.transport
+      const sent = variant?.transport?.(link.transport) ?? link.transport
+      const transport = yield* Scope.provide(variant?.batching?.(sent) ?? Effect.succeed(sent), scope)
       const port = yield* makeEtcd(
         transport,
-        { retry, timeout: requestTimeout, namespace: "" },
+        { retry, timeout: requestTimeout, namespace: "", batching: variant?.batching === undefined ? "all" : "off" },
         () => this.newLease(index)
       ).pipe(Scope.provide(scope))
       const etcd = variant?.port?.(port, transport) ?? port

@@ -47,7 +47,8 @@ export const recorded = <S extends Schema.Codec<Value, unknown>>(
   ): Effect.Effect<A, E> =>
     Effect.suspend(() => {
       const returned = history.invoke(client, key, call)
-      return Effect.onExit(effect, (exit) => Effect.sync(() => returned(outcomeOf(exit, told))))
+      return Effect.onExit(effect, (exit) =>
+        Effect.sync(() => returned(Exit.isSuccess(exit) ? told(exit.value) : outcomeOf(exit))))
     })
   const written = (version: bigint): Outcome => ({ _tag: "Written", version })
   return {
@@ -72,9 +73,8 @@ export const recorded = <S extends Schema.Codec<Value, unknown>>(
   }
 }
 
-/** What a call of `ConfigCenter` says about the value. Only failures that are certain count as such; an interrupted call is of unknown fate. */
-const outcomeOf = <A, E>(exit: Exit.Exit<A, E>, told: (answer: A) => Outcome): Outcome => {
-  if (Exit.isSuccess(exit)) return told(exit.value)
+/** What the failure of a call says about the value. Only failures that are certain count as such; an interrupted call is of unknown fate. */
+export const outcomeOf = (exit: Exit.Failure<unknown, unknown>): Outcome => {
   const error: unknown = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
   const { _tag: tag, actual, reason } = Object(error)
   switch (tag) {

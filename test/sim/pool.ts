@@ -3,6 +3,9 @@ import { availableParallelism } from "node:os"
 import { Worker } from "node:worker_threads"
 import type { Job, Report } from "./worker.ts"
 
+/** A schedule leaves nothing behind: with room for several of them, the collector finds little that lives. */
+const maxYoungGenerationSizeMb = 128
+
 /** `done` says whether to go on with what is left. */
 export const runJobs = (jobs: Iterable<Job>, done: (report: Report) => boolean): Promise<void> =>
   new Promise((resolve, reject) => {
@@ -11,7 +14,7 @@ export const runJobs = (jobs: Iterable<Job>, done: (report: Report) => boolean):
     let busy = 0
     const workers = Array.from(
       { length: availableParallelism() },
-      () => new Worker(new URL("worker.ts", import.meta.url))
+      () => new Worker(new URL("worker.ts", import.meta.url), { resourceLimits: { maxYoungGenerationSizeMb } })
     )
     const next = (worker: Worker): void => {
       const job = stopped ? { done: true as const } : queue.next()

@@ -1,5 +1,7 @@
 /** Runs ranges of seeds for `run.ts`. */
 import { parentPort } from "node:worker_threads"
+// oxlint-disable-next-line import/no-unassigned-import -- it is for what comes after it
+import "./withoutAsyncHooks.ts"
 import { runSeed } from "./Scenario.ts"
 import { scenarioOf } from "./scenarios/index.ts"
 import { variants } from "./variants/index.ts"

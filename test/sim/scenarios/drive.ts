@@ -76,7 +76,12 @@ export const drive = <Action extends { readonly client: number; readonly at: num
   if (pending > 0) world.violate("clients start", `${pending} actions have not begun`)
   return {
     clients: clients.filter((client) => client !== undefined),
-    open: () => [...open].filter(([, { client }]) => !world.isCrashed(client)).map(([number]) => number),
+    open: () => {
+      // Asked for after every task.
+      const numbers: Array<number> = []
+      for (const [number, { client }] of open) if (!world.isCrashed(client)) numbers.push(number)
+      return numbers
+    },
     stop: (number) => {
       const entry = open.get(number)
       if (entry !== undefined) clients[entry.client]?.process.post(() => entry.fiber?.interruptUnsafe())

@@ -1,4 +1,5 @@
 import type { Scenario } from "../Scenario.ts"
+import { batching } from "./batching.ts"
 import { config } from "./config.ts"
 import { locks } from "./locks.ts"
 import { registry } from "./registry.ts"
@@ -7,7 +8,8 @@ import { registry } from "./registry.ts"
 export const scenarios: ReadonlyArray<Scenario<unknown>> = [
   locks as Scenario<unknown>,
   config as Scenario<unknown>,
-  registry as Scenario<unknown>
+  registry as Scenario<unknown>,
+  batching as Scenario<unknown>
 ]
 
 export const scenarioOf = (name: string): Scenario<unknown> => {

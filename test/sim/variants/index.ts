@@ -1,5 +1,6 @@
 /** Clients that are wrong on purpose, each in one way: a checker that does not find them would find nothing. */
 import type { Variant } from "../World.ts"
+import { apartWhenUnanswered, conflictsTogether, refusedForAnother, sharedReads } from "./batches.ts"
 import { deadlineFromReceipt, lossAtTwiceTheTtl, sharedSession } from "./leases.ts"
 import { absenceIsProof, blindRetry, givesUp, releaseByName, unfenced, waiterTrustsItsKey } from "./requests.ts"
 import { listAndWatchWithAGap, resumesAtTheHeader } from "./watches.ts"
@@ -20,9 +21,14 @@ export const variants: ReadonlyArray<BrokenVariant> = [
   { name: "watch resumes at header", scenario: "config", client: resumesAtTheHeader, seed: 567 },
   { name: "release by name", scenario: "registry", client: releaseByName, seed: 297 },
   { name: "blind retry", scenario: "config", client: blindRetry, seed: 5 },
+  // Not with locks any more: they repeat what is unavailable as they repeat what is ambiguous.
   { name: "absence is proof", scenario: "config", client: absenceIsProof, seed: 115 },
   { name: "list and watch with a gap", scenario: "config", client: listAndWatchWithAGap, seed: 5 },
   { name: "shared session", scenario: "locks", client: sharedSession, seed: 777 },
   { name: "registration gives up", scenario: "registry", client: givesUp, seed: 807 },
-  { name: "fenced without a compare", scenario: "locks", client: unfenced, seed: 786 }
+  { name: "fenced without a compare", scenario: "locks", client: unfenced, seed: 786 },
+  { name: "conflicts together", scenario: "batching", client: conflictsTogether, seed: 50 },
+  { name: "apart when unanswered", scenario: "batching", client: apartWhenUnanswered, seed: 2 },
+  { name: "refused for another", scenario: "batching", client: refusedForAnother, seed: 2 },
+  { name: "shared reads", scenario: "batching", client: sharedReads, seed: 124 }
 ]
