@@ -47,6 +47,8 @@ export interface EtcdOptions {
   readonly lockPrefix?: string | undefined
   /** Where elections live: `/elections` unless said otherwise. */
   readonly electionPrefix?: string | undefined
+  /** Where ids of instances live: `/allocators` unless said otherwise. */
+  readonly allocatorPrefix?: string | undefined
   /** Where service instances live: `/services` unless said otherwise, or where the `registryLayout` says. */
   readonly registryPrefix?: string | undefined
   /** How service instances are written: a layout, or the name of one. `coord`, this library's own, unless said otherwise. */
@@ -136,6 +138,7 @@ const fromEnv: Config.Config<EtcdOptions> = Config.all({
   namespace: optional(Config.String, "ETCD_NAMESPACE"),
   lockPrefix: optional(Config.String, "ETCD_LOCK_PREFIX"),
   electionPrefix: optional(Config.String, "ETCD_ELECTION_PREFIX"),
+  allocatorPrefix: optional(Config.String, "ETCD_ALLOCATOR_PREFIX"),
   registryPrefix: optional(Config.String, "ETCD_REGISTRY_PREFIX"),
   registryLayout: optional(layoutName, "ETCD_REGISTRY_LAYOUT"),
   configPrefix: optional(Config.String, "ETCD_CONFIG_PREFIX")
@@ -145,7 +148,7 @@ const fromEnv: Config.Config<EtcdOptions> = Config.all({
  * `EtcdOptions.fromEnv` reads the options from Effect's configuration, by default the environment: `ETCD_ENDPOINTS`
  * (comma separated), `ETCD_USERNAME`, `ETCD_PASSWORD`, `ETCD_TIMEOUT` and `ETCD_DIAL_TIMEOUT` (as `5 seconds`),
  * `ETCD_RETRY_MAX_ATTEMPTS`, `ETCD_RETRY_INITIAL_DELAY`, `ETCD_RETRY_MAX_DELAY`, `ETCD_RETRY_MULTIPLIER`, `ETCD_TLS_CA`,
- * `ETCD_TLS_CERT`, `ETCD_TLS_KEY`, `ETCD_TLS_SERVER_NAME`, `ETCD_BATCHING`, `ETCD_NAMESPACE`, `ETCD_LOCK_PREFIX`, `ETCD_ELECTION_PREFIX`,
+ * `ETCD_TLS_CERT`, `ETCD_TLS_KEY`, `ETCD_TLS_SERVER_NAME`, `ETCD_BATCHING`, `ETCD_NAMESPACE`, `ETCD_LOCK_PREFIX`, `ETCD_ELECTION_PREFIX`, `ETCD_ALLOCATOR_PREFIX`,
  * `ETCD_REGISTRY_PREFIX`, `ETCD_REGISTRY_LAYOUT` (`coord`, `go-etcd`, `kratos` or `go-zero`) and `ETCD_CONFIG_PREFIX`. What is not set, or set to nothing, has its default.
  *
  * @category config

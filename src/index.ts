@@ -67,6 +67,14 @@ export {
 } from "./EtcdMemory.ts"
 export { EtcdOptions, type RetryOptions, type TlsOptions } from "./EtcdOptions.ts"
 export * as EtcdReason from "./EtcdReason.ts"
+export {
+  AssignedId,
+  IdsExhausted,
+  InstanceId,
+  type InstanceIdHandle,
+  InstanceIdLost,
+  type InstanceIdOptions
+} from "./InstanceId.ts"
 export { Lock, LockEntry, type LockHandle, LockHeld, LockLost, type LockOptions } from "./Lock.ts"
 export {
   type RegisterOptions,

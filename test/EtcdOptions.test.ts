@@ -223,6 +223,7 @@ describe("EtcdOptions.fromEnv", () => {
         ETCD_NAMESPACE: "app",
         ETCD_LOCK_PREFIX: "/l",
         ETCD_ELECTION_PREFIX: "/e",
+        ETCD_ALLOCATOR_PREFIX: "/a",
         ETCD_REGISTRY_PREFIX: "/r",
         ETCD_REGISTRY_LAYOUT: "kratos",
         ETCD_CONFIG_PREFIX: "/c"
@@ -238,6 +239,7 @@ describe("EtcdOptions.fromEnv", () => {
         namespace: "app",
         lockPrefix: "/l",
         electionPrefix: "/e",
+        allocatorPrefix: "/a",
         registryPrefix: "/r",
         registryLayout: "kratos",
         configPrefix: "/c"

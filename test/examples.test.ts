@@ -92,6 +92,14 @@ const shown: Record<string, ReadonlyArray<string | RegExp>> = {
     "replica-4 at 10.0.0.7:8080 leads",
     "its write is refused: Deleted"
   ],
+  "instance-id": [
+    "worker 0, worker 1, worker 2",
+    "3000 ids, all different: true",
+    /^no id of "example\/orders" is free/,
+    "worker 1 has ended, and its number goes to the next one: 1",
+    "a write is refused: Deleted",
+    "the generator that has lost its number makes no more: InstanceIdLost (Deleted)"
+  ],
   config: [
     /^written as version \d+: \{ perSecond: 100, burst: 20 \}$/,
     /^updated to version \d+: burst 40$/,

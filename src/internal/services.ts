@@ -7,14 +7,15 @@ import { Election } from "../Election.ts"
 import type { InvalidOption } from "../Errors.ts"
 import type { Etcd } from "../Etcd.ts"
 import type { EtcdOptions } from "../EtcdOptions.ts"
+import { InstanceId } from "../InstanceId.ts"
 import { Lock } from "../Lock.ts"
 import { Registry } from "../Registry.ts"
 
-export type Services = Lock | Registry | ConfigCenter | Election
+export type Services = Lock | Registry | ConfigCenter | Election | InstanceId
 
 export type Prefixes = Pick<
   EtcdOptions,
-  "lockPrefix" | "electionPrefix" | "registryPrefix" | "registryLayout" | "configPrefix"
+  "lockPrefix" | "electionPrefix" | "allocatorPrefix" | "registryPrefix" | "registryLayout" | "configPrefix"
 >
 
 export const layerServices = (options: Prefixes): Layer.Layer<Services, InvalidOption, Etcd> =>
@@ -22,5 +23,6 @@ export const layerServices = (options: Prefixes): Layer.Layer<Services, InvalidO
     Lock.layer({ prefix: options.lockPrefix }),
     Registry.layer({ prefix: options.registryPrefix, layout: options.registryLayout }),
     ConfigCenter.layer({ prefix: options.configPrefix }),
-    Election.layer({ prefix: options.electionPrefix })
+    Election.layer({ prefix: options.electionPrefix }),
+    InstanceId.layer({ prefix: options.allocatorPrefix })
   )

@@ -207,6 +207,7 @@ const validatePrefixes = Effect.fnUntraced(function*(options: EtcdOptions) {
   const prefixes = [
     ["lockPrefix", yield* validatePrefix(options.lockPrefix ?? "/locks", "lockPrefix")],
     ["electionPrefix", yield* validatePrefix(options.electionPrefix ?? "/elections", "electionPrefix")],
+    ["allocatorPrefix", yield* validatePrefix(options.allocatorPrefix ?? "/allocators", "allocatorPrefix")],
     ["registryPrefix", services.prefix],
     ["configPrefix", yield* validatePrefix(options.configPrefix ?? "/config", "configPrefix")]
   ] as const

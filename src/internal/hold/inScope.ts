@@ -18,9 +18,9 @@ export interface Taken {
 /**
  * Tries again, each time with a scope of its own, until an entry has been taken by a lease that is still good.
  */
-export const untilTaken = Effect.fnUntraced(function*<E>(
-  attempt: Effect.Effect<Taken | EntryLost, E, Scope.Scope>
-): Effect.fn.Return<Taken, E, Scope.Scope> {
+export const untilTaken = Effect.fnUntraced(function*<T extends Taken, E>(
+  attempt: Effect.Effect<T | EntryLost, E, Scope.Scope>
+): Effect.fn.Return<T, E, Scope.Scope> {
   const scope = yield* Effect.scope
   while (true) {
     const entryScope = yield* Scope.fork(scope)

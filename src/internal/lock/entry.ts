@@ -36,7 +36,7 @@ export const backoff = Schedule.min([Schedule.exponential("20 millis"), Schedule
 
 export const isEntryOf = (path: string, key: string): boolean => !key.slice(path.length).includes("/")
 
-const rangeOf = (result: TxnResult, index: number): RangeResult | undefined => {
+export const rangeOf = (result: TxnResult, index: number): RangeResult | undefined => {
   const response = result.responses[index]
   return response?._tag === "Range" ? response : undefined
 }
@@ -97,7 +97,7 @@ interface Claimed {
  * Sends a claim until it is answered. A claim whose answer was lost is sent again unchanged: its compare finds the entry that the
  * lost one made. Because the lost one may be applied at any later time, the lease is distrusted from then on.
  */
-const settle = <A>(
+export const settle = <A>(
   etcd: Port,
   slot: Slot,
   request: TxnRequest,
@@ -123,7 +123,7 @@ const settle = <A>(
  * Runs a claim so that its outcome is never lost: it goes on when the caller is interrupted, and the scope, which deletes
  * the entry, waits for its answer first; not for ever: then the session clears away what may still appear.
  */
-const claiming = <A>(
+export const claiming = <A>(
   slot: Slot,
   claim: Effect.Effect<A, EtcdError | EntryLost>
 ): Effect.Effect<A, EtcdError | EntryLost, Scope.Scope> =>
@@ -162,7 +162,9 @@ const ownEntry = (slot: Slot, page: RangeResult | undefined): Effect.Effect<bigi
   return Effect.fail(EntryLost)
 }
 
-const orLost = <A, R>(effect: Effect.Effect<A, EtcdError | EntryLost, R>): Effect.Effect<A | EntryLost, EtcdError, R> =>
+export const orLost = <A, R>(
+  effect: Effect.Effect<A, EtcdError | EntryLost, R>
+): Effect.Effect<A | EntryLost, EtcdError, R> =>
   Effect.catchIf(effect, (error): error is EntryLost => error === EntryLost, () => Effect.succeed(EntryLost))
 
 /**
