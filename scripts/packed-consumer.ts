@@ -1,7 +1,7 @@
 /**
  * What somebody who installs the package gets: packs it, installs the tarball with its peers into an empty project, and
  * there imports every public name, compiles with `skipLibCheck: false`, and compiles and runs the quick start; then does the same for
- * `effect-coord/http`, and for `effect-coord/connect` with the peers that only it needs.
+ * the unstable entry points, and for `effect-coord/connect` with the peers that only it needs.
  */
 import * as assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
@@ -63,6 +63,8 @@ for (
     "dist/index.d.ts.map",
     "dist/Http.js",
     "dist/Http.d.ts",
+    "dist/KeyValueStore.js",
+    "dist/KeyValueStore.d.ts",
     "dist/Connect.js",
     "dist/Connect.d.ts"
   ]
@@ -165,19 +167,54 @@ export type Needs = Registry
 write("tsconfig.http.json", tsconfig(["http.ts"]))
 compile("tsconfig.http.json")
 assert.equal(run("node", ["out/http.js"]).trim(), "orders")
+say("effect-coord/http compiles and runs")
+
 write(
-  "loaded.mjs",
-  `import { registerHooks } from "node:module"
-   registerHooks({ load: (url, context, next) => (/effect[/]dist[/]http[/]HttpClient|effect-coord[/]dist[/](Http|testing|internal[/]http[/])/.test(url) && console.log(url), next(url, context)) })
-   await import("effect-coord")
-   console.log("loaded")
-   await import("effect-coord/http")
+  "store.ts",
+  `import { Effect, Layer } from "effect"
+import { EtcdMemory } from "effect-coord"
+import { type KeyValueStoreOptions, layerKeyValueStore } from "effect-coord/key-value-store"
+import { KeyValueStore } from "effect/persistence"
+const options: KeyValueStoreOptions = { prefix: "/kv/test" }
+const program = Effect.gen(function*() {
+  const store = yield* KeyValueStore.KeyValueStore
+  yield* store.set("key", "value")
+  return yield* store.get("key")
+})
+const live = layerKeyValueStore(options).pipe(Layer.provide(EtcdMemory.layer))
+console.log(await Effect.runPromise(Effect.provide(program, live)))
 `
 )
-const [first, ...rest] = run("node", ["loaded.mjs"]).trim().split("\n")
-assert.equal(first, "loaded", "effect-coord loads what only effect-coord/http or effect-coord/testing may")
-assert.ok(rest.length > 0, "effect-coord/http loads nothing")
-say("effect-coord/http compiles and runs, and is not loaded by the rest")
+write("tsconfig.store.json", tsconfig(["store.ts"]))
+compile("tsconfig.store.json")
+assert.equal(run("node", ["out/store.js"]).trim(), "value")
+say("effect-coord/key-value-store compiles and runs")
+
+// What each unstable entry point brings, and nothing else may load.
+const unstable = {
+  "effect-coord/http": "effect[/]dist[/]http[/]HttpClient|effect-coord[/]dist[/](Http[.]|internal[/]http[/])",
+  "effect-coord/key-value-store":
+    "effect[/]dist[/](persistence|sql)[/]|effect-coord[/]dist[/](KeyValueStore[.]|internal[/]kv[/])"
+}
+const never = "effect-coord[/]dist[/]testing[.]"
+for (const [name, own] of Object.entries(unstable)) {
+  write(
+    "loaded.mjs",
+    `import { registerHooks } from "node:module"
+     registerHooks({ load: (url, context, next) => (/${
+      Object.values(unstable).join("|")
+    }|${never}/.test(url) && console.log(url), next(url, context)) })
+     await import("effect-coord")
+     console.log("loaded")
+     await import("${name}")
+`
+  )
+  const [first, ...rest] = run("node", ["loaded.mjs"]).trim().split("\n")
+  assert.equal(first, "loaded", "effect-coord loads what only its other entry points may")
+  assert.ok(rest.some((url) => url.includes("effect-coord")), `${name} loads nothing of its own`)
+  assert.deepEqual(rest.filter((url) => !new RegExp(own).test(url)), [], `${name} loads what is not its own`)
+}
+say("the unstable entry points are not loaded by the rest, nor by each other")
 
 // The entry point for tests of applications.
 write(
@@ -197,7 +234,7 @@ console.log(lost._tag)
 write("tsconfig.testing.json", tsconfig(["testing.ts"]))
 compile("tsconfig.testing.json")
 assert.equal(run("node", ["out/testing.js"]).trim().split("\n").at(-1), "LockLost")
-say("effect-coord/testing compiles and runs, and is not loaded by the rest")
+say("effect-coord/testing compiles and runs")
 
 // The entry point for Connect. Up to here nothing that it needs was installed, so nothing else has loaded it.
 write(

@@ -122,6 +122,13 @@ const shown: Record<string, ReadonlyArray<string | RegExp>> = {
     "from the environment, as nobody has put it into etcd: region eu-1",
     "no such port, and no default instead of it: SchemaError"
   ],
+  "key-value-store": [
+    "stored: { user: 'ann', visits: 1 }",
+    "visits: 5",
+    "bytes: 255 216 255",
+    "keys: avatar, sessions/ann, visits",
+    "all of them have expired"
+  ],
   http: [
     `before: no instance of "greetings" to send a request to, 0 registered`,
     "three servers: hello from one, hello from three, hello from two",

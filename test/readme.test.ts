@@ -59,6 +59,7 @@ it("every code block of the README and of the documentation compiles", { timeout
             "effect-coord": ["../../src/index.ts"],
             "effect-coord/connect": ["../../src/Connect.ts"],
             "effect-coord/http": ["../../src/Http.ts"],
+            "effect-coord/key-value-store": ["../../src/KeyValueStore.ts"],
             "effect-coord/testing": ["../../src/testing.ts"]
           }
         },
