@@ -20,7 +20,7 @@ const runExample = (name: string, endpoints?: string): Effect.Effect<Ended> =>
     const child = execFile(
       process.execPath,
       [Path.join("examples", `${name}.ts`)],
-      { cwd: root, env: endpoints === undefined ? env : { ...env, ETCD_ENDPOINTS: endpoints }, timeout: 25_000 },
+      { cwd: root, env: endpoints === undefined ? env : { ...env, ETCD_ENDPOINTS: endpoints }, timeout: 60_000 },
       (error, out, err) =>
         resume(Effect.succeed({ code: error === null ? 0 : Number(error.code ?? Number.NaN), out, err }))
     )
@@ -163,21 +163,21 @@ it("has an expectation for every example", () => {
 
 describe("on memory", () => {
   for (const [name, lines] of Object.entries(shown)) {
-    it.live(`${name} shows its steps`, () => Effect.map(runExample(name), (ended) => shows(ended, lines)))
+    it.live(`${name} shows its steps`, () => Effect.map(runExample(name), (ended) => shows(ended, lines)), 90_000)
   }
 })
 
 layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })("on a real etcd", (it) => {
-  it.effect("every example shows its steps, and leaves no key and no lease", () =>
-    Effect.gen(function*() {
-      const server = yield* TestEtcd
-      for (const [name, lines] of Object.entries(shown)) {
+  for (const [name, lines] of Object.entries(shown)) {
+    it.effect(`${name} shows its steps, and leaves no key and no lease`, () =>
+      Effect.gen(function*() {
+        const server = yield* TestEtcd
         const ended = yield* runExample(name, server.endpoint)
         shows(ended, [new RegExp(`${server.endpoint}`), ...lines])
-        assert.strictEqual(yield* server.etcdctl("get", "", "--prefix", "--keys-only"), "", `keys left by ${name}`)
-        assert.strictEqual((yield* server.etcdctl("lease", "list")).trim(), "found 0 leases", `leases left by ${name}`)
-      }
-    }), { timeout: 180_000 })
+        assert.strictEqual(yield* server.etcdctl("get", "", "--prefix", "--keys-only"), "", "keys left")
+        assert.strictEqual((yield* server.etcdctl("lease", "list")).trim(), "found 0 leases", "leases left")
+      }), { timeout: 90_000 })
+  }
 })
 
 it.live("the quick start says which etcd it cannot reach, and fails", () =>
