@@ -4,6 +4,7 @@
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as FiberSet from "effect/FiberSet"
 import * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
 import type { IAuthenticateResponse } from "etcd3"
@@ -22,7 +23,7 @@ export const makeAuthenticated = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Authenticated, never, Scope.Scope> {
   if (credentials === undefined) return (attempt) => attempt(undefined)
 
-  const scope = yield* Effect.scope
+  const fork = yield* FiberSet.makeRuntime()
   // At first, credentials that the cluster does not want are a mistake. Later, an operator has switched authentication off for a
   // while: calls go on without a token, until they are refused for that.
   let known = false
@@ -47,18 +48,18 @@ export const makeAuthenticated = Effect.fnUntraced(function*(
   const forget = (token: Pending) => {
     if (current === token) current = undefined
   }
-  // The fetch belongs to nobody: a caller that is interrupted does not take it away from the others.
-  const acquire: Effect.Effect<Pending> = Effect.suspend(() => {
-    if (current !== undefined) return Effect.succeed(current)
+  // The fetch belongs to nobody: a caller that is interrupted does not take it away from the others. It begins, and is told of, between
+  // two steps of any fiber; in a scope that has closed it ends before it begins.
+  const fetch = (): Pending => {
     const token: Pending = Deferred.makeUnsafe()
     current = token
-    return authenticate.pipe(
-      Effect.tapError(() => Effect.sync(() => forget(token))),
-      Effect.onExit((exit) => Exit.hasInterrupts(exit) ? Deferred.fail(token, shutDown) : Deferred.done(token, exit)),
-      Effect.forkIn(scope),
-      Effect.as(token)
-    )
-  })
+    fork(authenticate).addObserver((exit) => {
+      if (Exit.isFailure(exit)) forget(token)
+      Deferred.doneUnsafe(token, Exit.hasInterrupts(exit) ? Exit.fail(shutDown) : exit)
+    })
+    return token
+  }
+  const acquire = Effect.sync(() => current ?? fetch())
 
   const run = <A, R>(
     attempt: (token: Token) => Effect.Effect<A, Status, R>,
