@@ -1,5 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -495,5 +497,43 @@ describe("Lock, when something fails beside it", () => {
       world.store.restore(snapshot)
       yield* within("20 seconds", Effect.scoped(other.lock.acquire("job")))
       yield* bystander.assertHeld
+    }))
+
+  it.effect("an entry that a restored snapshot brings back is not taken for a new one while it is deleted", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const [{ etcd }, other] = yield* Effect.all([world.client, world.client])
+      const deleting = yield* Deferred.make<void>()
+      const slow = yield* Deferred.make<void>()
+      let restored = false
+      const lock = Context.get(
+        yield* Layer.build(
+          Lock.layer().pipe(Layer.provide(Layer.succeed(Etcd, {
+            ...etcd,
+            txn: (request) =>
+              restored && request.success?.some(({ _tag }) => _tag === "Delete")
+                ? Deferred.succeed(deleting, undefined).pipe(
+                  Effect.andThen(Deferred.await(slow)),
+                  Effect.andThen(etcd.txn(request))
+                )
+                : etcd.txn(request)
+          })))
+        ),
+        Lock
+      )
+      yield* lock.acquire("bystander")
+      const released = yield* lock.acquire("job")
+      const snapshot = world.store.snapshot()
+      yield* released.unlock
+      world.store.restore(snapshot)
+      restored = true
+      yield* within("6 seconds", Deferred.await(deleting))
+      const acquiring = yield* Effect.forkChild(lock.acquire("job"), { startImmediately: true })
+      yield* settle
+      yield* Deferred.succeed(slow, undefined)
+      const handle = yield* within("1 second", Fiber.join(acquiring))
+      const taken = yield* Effect.exit(other.lock.tryAcquire("job"))
+      assert.strictEqual(failure(taken)?._tag, "LockHeld")
+      yield* handle.assertHeld
     }))
 })

@@ -120,6 +120,8 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
       if (slots.owns(key) || prefix === undefined || !key.startsWith(prefix)) continue
       const kv = yield* readKey(key)
       if (kv === undefined || kv.lease !== lease.id || slots.owns(key)) continue
+      // Whoever claims a key of this name from here on does so on another lease: here, it would be taken for his, and then deleted.
+      distrusted.add(key)
       yield* Effect.logWarning("deleting a key that nobody owns any more").pipe(Effect.annotateLogs({ key }))
       // The lease too: a key that another client has put over keeps its create revision.
       yield* deleteIf(etcd, key, kv.createRevision, lease.id)

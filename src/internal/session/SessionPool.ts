@@ -166,7 +166,7 @@ export const makeSessionPool = Effect.fnUntraced(function*(
         // Runs after the reference is dropped.
         yield* Scope.addFinalizer(laneScope, leave(lane))
         const got = yield* restore(RcMap.get(sessions, lane.id)).pipe(Scope.provide(laneScope), Effect.exit)
-        if (Exit.isSuccess(got) && got.value.lossUnsafe() === undefined) {
+        if (Exit.isSuccess(got) && got.value.lossUnsafe() === undefined && !got.value.distrustedUnsafe()) {
           const opened = got.value.open(request.key(got.value.leaseId), free)
           yield* Scope.addFinalizer(
             laneScope,
