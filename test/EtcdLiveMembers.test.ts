@@ -15,6 +15,7 @@ import { type Etcd, Operation } from "../src/Etcd.ts"
 import { makeCondition } from "../src/internal/etcd3/condition.ts"
 import { makeEtcdServer } from "./utils/EtcdServer.ts"
 import { attempts, connect } from "./utils/live.ts"
+import { freePort } from "./utils/ports.ts"
 import { makeProxy, type Proxy } from "./utils/Proxy.ts"
 
 /** What names resolve to; others are asked of the system. */
@@ -323,6 +324,32 @@ describe("waiting for a connection", () => {
       yield* proxies[1].thaw
       yield* Fiber.join(waiting)
     }), 30_000)
+
+  it.live(
+    "leaves a call its own time, also when the clock of the machine is set back meanwhile",
+    () =>
+      Effect.gen(function*() {
+        const port = yield* freePort
+        const mute = Http2.createServer().on("stream", (stream) => stream.on("error", () => {}).resume())
+        yield* Effect.acquireRelease(
+          Effect.callback<void>((resume) => void mute.listen(port, "127.0.0.1", () => resume(Effect.void))),
+          () => Effect.sync(() => mute.close())
+        )
+        const proxy = yield* makeProxy({ port })
+        yield* proxy.freeze
+        const transport = yield* attempts(proxy.port, { timeout: Duration.seconds(2) })
+        const call = yield* Effect.forkChild(Effect.flip(transport.txn(put("/a"))), { startImmediately: true })
+        yield* eventually(Effect.map(proxy.accepted, (times) => times > 0))
+        yield* Effect.acquireRelease(
+          Effect.sync(() => vi.setSystemTime(Date.now() - 3_600_000)),
+          () => Effect.sync(() => vi.useRealTimers())
+        )
+        yield* proxy.thaw
+        const { reason } = yield* Fiber.join(call).pipe(Effect.timeout("6 seconds"))
+        assert.strictEqual(reason._tag, "Timeout")
+      }),
+    30_000
+  )
 
   it.live("ends in time, and says that nothing was sent", () =>
     Effect.gen(function*() {

@@ -51,6 +51,9 @@ const makeMetadata = (token: Token): Metadata => {
   return metadata
 }
 
+// gRPC's deadlines are wall time. @effect-diagnostics-next-line globalDate:off
+const deadlineIn = (millis: number): number => Date.now() + millis // oxlint-disable-line no-restricted-globals
+
 export const makeConnection = Effect.fnUntraced(function*(
   settings: ConnectionSettings
 ): Effect.fn.Return<Connection, never, Scope.Scope> {
@@ -105,13 +108,14 @@ export const makeConnection = Effect.fnUntraced(function*(
   return {
     unary: (token, send) =>
       Effect.suspend(() => {
-        // gRPC's deadlines are wall time. @effect-diagnostics-next-line globalDateInEffect:off
-        const deadline = Date.now() + timeout // oxlint-disable-line no-restricted-globals
         const metadata = makeMetadata(token)
         const member = chooseReady()
-        return member === undefined
-          ? Effect.flatMap(untilReady(settings.timeout), (member) => member.unary(metadata, deadline, send))
-          : member.unary(metadata, deadline, send)
+        if (member !== undefined) return member.unary(metadata, deadlineIn(timeout), send)
+        // By the clock that nobody sets, so only what is left is wall time.
+        return Effect.flatMap(
+          Effect.timed(untilReady(settings.timeout)),
+          ([waited, member]) => member.unary(metadata, deadlineIn(timeout - Duration.toMillis(waited)), send)
+        )
       }),
     open: (token, start) =>
       Effect.suspend(() => {
