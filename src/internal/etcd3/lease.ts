@@ -29,6 +29,8 @@ interface Session {
   readonly waiting: Map<string, Array<Resume | undefined>>
 }
 
+const unanswered: Status = { code: Code.UNAVAILABLE, details: "a beat was not answered in time" }
+
 /** Only a bound for time-outs is lost when one is forgotten. */
 const rememberedLeases = 4096
 
@@ -99,6 +101,8 @@ export const makeKeepAlive = Effect.fnUntraced(function*(
 
   const send = (session: Session, id: bigint) =>
     Effect.callback<Duration.Duration, Status>((resume) => {
+      // The fiber gave way since it got it, and it has ended: nobody would answer.
+      if (current !== session) return resume(Effect.fail(unanswered))
       const ID = String(id)
       const queue = session.waiting.get(ID) ?? []
       queue.push(resume)
@@ -110,8 +114,6 @@ export const makeKeepAlive = Effect.fnUntraced(function*(
         if (place >= 0) queue[place] = undefined
       })
     })
-
-  const unanswered: Status = { code: Code.UNAVAILABLE, details: "a beat was not answered in time" }
 
   const beat = (id: bigint) =>
     Effect.suspend(() => {
