@@ -61,6 +61,10 @@ export const makeDuplex = <Request, Response>(
       if (ended === undefined) raw.write(request)
     },
     read,
-    cancel: () => raw.cancel()
+    cancel: () => {
+      raw.cancel()
+      // A peer that ended it well says no more, and what it sent last is not read any more.
+      onEnd()
+    }
   }
 }
