@@ -44,15 +44,18 @@ export const sharedSession: Variant = {
     let granted: Lease | undefined
     return {
       ...etcd,
+      // One of two: a lease that is given out for ever would be asked for without a pause once it is lost.
       leaseGrant: (ttl) =>
-        Effect.suspend(() =>
-          granted !== undefined
-            ? Effect.succeed(granted)
+        Effect.suspend(() => {
+          const shared = granted
+          granted = undefined
+          return shared !== undefined
+            ? Effect.succeed(shared)
             : Effect.tap(etcd.leaseGrant(ttl), (lease) =>
               Effect.sync(() => {
                 granted = lease
               }))
-        )
+        })
     }
   },
   lock: Layer.effect(
