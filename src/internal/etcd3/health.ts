@@ -44,8 +44,8 @@ export const keepConnected = (member: Member, states: Condition, dialTimeout: Du
   }).pipe(Effect.forever)
 
 /**
- * Leaves the member when it is silent. A member that is slow by its disk, or cut off from the others, answers: it is left to the
- * deadlines, and to etcd, which ends the requests that need a leader.
+ * Leaves the member when it is silent. A member whose log is slow, or that is cut off from the others, answers: it is left to the
+ * deadlines, and to etcd, which ends the requests that need a leader. One whose store is locked, as by a defragmentation, does not.
  */
 export const detectSilence = (member: Member, others: ReadonlyArray<Member>) =>
   Effect.gen(function*() {
