@@ -316,6 +316,70 @@ export type WatchItem =
   | { readonly _tag: "Batch"; readonly revision: bigint; readonly events: ReadonlyArray<WatchEvent> }
 
 // -----------------------------------------------------------------------------
+// Health
+// -----------------------------------------------------------------------------
+
+/**
+ * What one endpoint says of itself, or why nothing is known of it: it does not answer, or this user may not ask (with authentication
+ * only root may, from etcd 3.4.42 and 3.5.28 on: `PermissionDenied`).
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type MemberHealth =
+  | {
+    readonly _tag: "Known"
+    readonly endpoint: string
+    readonly id: bigint
+    /** Of the server, such as `3.5.30`. */
+    readonly version: string
+    /** The member that it follows; `0n` while it knows of none. It leads itself when that is its own id. */
+    readonly leader: bigint
+    /** It does not vote yet, and serves no linearizable reads. */
+    readonly isLearner: boolean
+    readonly raftTerm: bigint
+    readonly raftIndex: bigint
+    /** The size of the database file, in bytes; the quota counts this one. */
+    readonly dbSize: number
+    /** Of these, the bytes that are in use: the rest is given back by a defragmentation. */
+    readonly dbSizeInUse: number
+    /** What it complains of, in its own words; alarms are among it. */
+    readonly errors: ReadonlyArray<string>
+    readonly latency: Duration.Duration
+  }
+  | { readonly _tag: "Unknown"; readonly endpoint: string; readonly error: EtcdError }
+
+/**
+ * An alarm that a member has raised: `NOSPACE` (the quota is used up, and writes are refused until space is made and the
+ * alarm disarmed) or `CORRUPT` (its data differ from those of the others).
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Alarm {
+  readonly member: bigint
+  readonly alarm: string
+}
+
+/**
+ * A cluster that has answered a linearizable read: a majority of it follows one leader.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Health {
+  /** Of that read. */
+  readonly latency: Duration.Duration
+  /** The revision of the store then; `undefined` where the user may not read in the namespace. */
+  readonly revision: bigint | undefined
+  /** As the members say it, those of the latest term; `undefined` when none that answers knows. */
+  readonly leader: bigint | undefined
+  readonly alarms: ReadonlyArray<Alarm>
+  /** One for each of the option `endpoints`, in their order. */
+  readonly members: ReadonlyArray<MemberHealth>
+}
+
+// -----------------------------------------------------------------------------
 // The service
 // -----------------------------------------------------------------------------
 
@@ -340,6 +404,11 @@ export class Etcd extends Context.Service<Etcd, {
   readonly leaseRevoke: (id: bigint) => Effect.Effect<void, EtcdError>
   readonly leaseTimeToLive: (id: bigint) => Effect.Effect<LeaseStatus, EtcdError>
   readonly watch: (request: WatchRequest) => Stream.Stream<WatchItem, EtcdError>
+  /**
+   * Whether the cluster serves, and what its members say: for readiness probes and for operators. Fails when a linearizable read
+   * does, which is retried like all reads. A member that does not answer fails nothing: see `members`.
+   */
+  readonly health: Effect.Effect<Health, EtcdError>
   /** Of the options: what the services need to repeat and to bound what they do. */
   readonly settings: EtcdSettings
 }>()("effect-coord/Etcd") {}

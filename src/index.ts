@@ -29,14 +29,17 @@ export {
 export { Candidate, Election, type ElectionOptions, type Leadership, LeadershipLost } from "./Election.ts"
 export { InvalidKey, InvalidOption } from "./Errors.ts"
 export {
+  type Alarm,
   Compare,
   type DeleteOperation,
   Etcd,
   type EtcdSettings,
+  type Health,
   type KeyRange,
   type KeyValue,
   type Lease,
   type LeaseStatus,
+  type MemberHealth,
   Operation,
   type OperationResult,
   type PutOperation,

@@ -57,6 +57,7 @@ const fake = (overrides: Partial<Transport>): Transport => ({
   leaseRevoke: () => Effect.void,
   leaseTimeToLive: () => Effect.succeed({ remaining: Duration.seconds(10), keys: [] }),
   watch: () => Stream.never,
+  members: Effect.succeed([]),
   ...overrides
 })
 

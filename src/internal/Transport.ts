@@ -6,7 +6,16 @@
 import type * as Duration from "effect/Duration"
 import type * as Effect from "effect/Effect"
 import type * as Stream from "effect/Stream"
-import type { LeaseStatus, RangeRequest, RangeResult, TxnRequest, TxnResult, WatchItem, WatchRequest } from "../Etcd.ts"
+import type {
+  LeaseStatus,
+  MemberHealth,
+  RangeRequest,
+  RangeResult,
+  TxnRequest,
+  TxnResult,
+  WatchItem,
+  WatchRequest
+} from "../Etcd.ts"
 import type { EtcdError } from "../EtcdError.ts"
 
 export interface Transport {
@@ -29,4 +38,6 @@ export interface Transport {
    * may still be in it.
    */
   readonly watch: (request: WatchRequest) => Stream.Stream<WatchItem, EtcdError>
+  /** What each endpoint says of itself, asked at the same time. */
+  readonly members: Effect.Effect<ReadonlyArray<MemberHealth>>
 }

@@ -4,6 +4,7 @@
 import { layer } from "@effect/vitest"
 import type * as Layer from "effect/Layer"
 import type { Etcd } from "../../src/Etcd.ts"
+import { healthContract } from "./health.ts"
 import { leaseContract } from "./leases.ts"
 import type { Operator } from "./Operator.ts"
 import { rangeContract } from "./ranges.ts"
@@ -17,4 +18,5 @@ export const etcdContract = (name: string, port: Layer.Layer<Etcd | Operator, un
     txnContract(it)
     leaseContract(it)
     watchContract(it)
+    healthContract(it)
   })

@@ -10,6 +10,7 @@ import * as Result from "effect/Result"
 import * as Stream from "effect/Stream"
 import type { WatchItem, WatchRequest } from "../../src/Etcd.ts"
 import { EtcdError, type EtcdErrorReason, Timeout, Unavailable } from "../../src/EtcdError.ts"
+import { memberOf } from "../../src/internal/memory/transport.ts"
 import type { Transport } from "../../src/internal/Transport.ts"
 import type { Random } from "./random.ts"
 import type { Server } from "./Server.ts"
@@ -272,7 +273,11 @@ export class Link {
       leaseRevoke: (id) => call("leaseRevoke", () => store.leaseRevoke(id)),
       leaseTimeToLive: (id) => call("leaseTimeToLive", () => store.leaseTimeToLive(id)),
       watch: (request) =>
-        Stream.mapError(this.watch(request), (reason) => new EtcdError({ operation: "watch", reason }))
+        Stream.mapError(this.watch(request), (reason) => new EtcdError({ operation: "watch", reason })),
+      members: Effect.map(
+        Effect.timed(Effect.result(call("health", () => this.server.range({ key: "\0", limit: 1 })))),
+        ([latency, answer]) => [memberOf(latency, answer)]
+      )
     }
   }
 }

@@ -48,7 +48,8 @@ export const makeGate = () => {
     leaseKeepAlive: () => Effect.succeed(Duration.seconds(10)),
     leaseRevoke: () => Effect.void,
     leaseTimeToLive: () => Effect.succeed({ remaining: Duration.seconds(10), keys: [] }),
-    watch: () => Stream.never
+    watch: () => Stream.never,
+    members: Effect.succeed([])
   }
   return { transport, txns: txn.calls, ranges: range.calls }
 }

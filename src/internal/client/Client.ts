@@ -11,6 +11,7 @@ import type { Etcd, KeyRange, Lease, Operation, TxnRequest, WatchItem } from "..
 import { Closed, EtcdError, InvalidArgument } from "../../EtcdError.ts"
 import type { Transport } from "../Transport.ts"
 import { type Batching, makeBatching } from "./batching.ts"
+import { healthOf } from "./health.ts"
 import { withNamespace } from "./namespace.ts"
 import {
   hedge,
@@ -92,6 +93,7 @@ export const makeEtcd = Effect.fnUntraced(function*(
         Stream.mapError((error) => rename(error, "watch", rangeKey(request)))
       )
     },
+    health: healthOf(transport).pipe(read, Effect.mapError((error) => rename(error, "health", undefined))),
     settings: { retry: settings.retry, timeout: settings.timeout }
   }
 })
@@ -114,6 +116,7 @@ const guard = (transport: Transport, closed: Deferred.Deferred<never, EtcdError>
     leaseKeepAlive: open(transport.leaseKeepAlive),
     leaseRevoke: open(transport.leaseRevoke),
     leaseTimeToLive: open(transport.leaseTimeToLive),
+    members: transport.members,
     watch: (request): Stream.Stream<WatchItem, EtcdError> =>
       Stream.suspend(() =>
         Deferred.isDoneUnsafe(closed) ? Stream.fromEffectDrain(Deferred.await(closed)) : transport.watch(request)

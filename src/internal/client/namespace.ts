@@ -76,6 +76,7 @@ export const withNamespace = (transport: Transport, namespace: string): Transpor
         ...status,
         keys: status.keys.filter((key) => key.startsWith(namespace)).map(strip)
       })),
+    members: transport.members,
     watch: (request) => Stream.map(transport.watch(within(request)), item)
   }
 }

@@ -38,15 +38,20 @@ export interface Connection {
     token: Token,
     start: Start<Request, Response>
   ) => Effect.Effect<Duplex<Request, Response>, Status, Scope.Scope>
+  /** Each member by itself, whatever is known of it, whether it has a leader or not. */
+  readonly members: ReadonlyArray<{
+    readonly endpoint: string
+    readonly unary: <Response extends Answer>(token: Token, send: Send<Response>) => Effect.Effect<Response, Status>
+  }>
   readonly error: (operation: string, status: Status, leaseId?: bigint) => EtcdError
   /** Ends every call and stream; whatever fails from then on fails with `Closed`. Happens with the scope, at the latest. */
   readonly close: Effect.Effect<void>
 }
 
-const makeMetadata = (token: Token): Metadata => {
+const makeMetadata = (token: Token, hasLeader = true): Metadata => {
   const metadata = new Metadata()
   // A member that is cut off from the majority fails instead of hanging.
-  metadata.set("hasleader", "true")
+  if (hasLeader) metadata.set("hasleader", "true")
   if (token !== undefined) metadata.set("token", token)
   return metadata
 }
@@ -122,6 +127,10 @@ export const makeConnection = Effect.fnUntraced(function*(
         const member = chooseReady()
         return member === undefined ? untilReady(settings.dialTimeout) : Effect.succeed(member)
       }).pipe(Effect.flatMap((member) => member.open(makeMetadata(token), start))),
+    members: members.map((member) => ({
+      endpoint: member.endpoint,
+      unary: (token, send) => Effect.suspend(() => member.unary(makeMetadata(token, false), deadlineIn(timeout), send))
+    })),
     error: (operation, status, leaseId) =>
       new EtcdError({ operation, reason: closed ? new Closed({}) : located(reasonOf(status, leaseId)) }),
     close: Effect.sync(() => {

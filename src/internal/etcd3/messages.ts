@@ -2,6 +2,7 @@
  * The port's requests and results as etcd's messages. int64 are strings there, keys and values are bytes. Enums are given as
  * numbers: a misspelt name would be sent as 0 without a word.
  */
+import type * as Duration from "effect/Duration"
 import {
   CompareResult,
   CompareTarget,
@@ -13,6 +14,7 @@ import {
   type IRangeResponse,
   type IRequestOp,
   type IResponseOp,
+  type IStatusResponse,
   type ITxnRequest,
   type ITxnResponse,
   SortOrder,
@@ -22,6 +24,7 @@ import type {
   Compare,
   KeyRange,
   KeyValue,
+  MemberHealth,
   Operation,
   OperationResult,
   RangeRequest,
@@ -169,4 +172,19 @@ const deleteResult = (response: IDeleteRangeResponse): OperationResult => ({
   _tag: "Delete",
   deleted: Number(response.deleted),
   previous: response.prev_kvs.map(keyValue)
+})
+
+export const memberHealth = (endpoint: string, latency: Duration.Duration, status: IStatusResponse): MemberHealth => ({
+  _tag: "Known",
+  endpoint,
+  id: BigInt(status.header.member_id),
+  version: status.version,
+  leader: BigInt(status.leader),
+  isLearner: status.isLearner,
+  raftTerm: BigInt(status.raftTerm),
+  raftIndex: BigInt(status.raftIndex),
+  dbSize: Number(status.dbSize),
+  dbSizeInUse: Number(status.dbSizeInUse),
+  errors: status.errors,
+  latency
 })

@@ -47,6 +47,9 @@ export interface Stubs {
   readonly Watch: {
     readonly watch: (metadata: Metadata) => ClientDuplexStream<Etcd3.IWatchRequest, Etcd3.IWatchResponse>
   }
+  readonly Maintenance: {
+    readonly status: Unary<Record<string, never>, Etcd3.IStatusResponse>
+  }
   readonly Auth: {
     readonly authenticate: Unary<Etcd3.IAuthenticateRequest, Etcd3.IAuthenticateResponse>
   }
@@ -75,12 +78,13 @@ export const makeStubs = (current: () => ChannelInterface): Effect.Effect<Stubs>
   Effect.promise(async () => {
     const channel: Pick<ChannelInterface, "createCall"> = { createCall: (...args) => current().createCall(...args) }
     const factory = new StubFactory({ hosts: "unused", grpcOptions: { channelOverride: channel as Channel } })
-    const [KV, Lease, Watch, Auth] = await Promise.all([
+    const [KV, Lease, Watch, Maintenance, Auth] = await Promise.all([
       factory.stub("KV"),
       factory.stub("Lease"),
       factory.stub("Watch"),
+      factory.stub("Maintenance"),
       factory.stub("Auth")
     ])
     // Generated at run time from rpc.proto, so untyped there.
-    return { KV, Lease, Watch, Auth } as Stubs
+    return { KV, Lease, Watch, Maintenance, Auth } as Stubs
   })

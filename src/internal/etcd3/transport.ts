@@ -10,13 +10,15 @@ import type {
   ILeaseRevokeResponse,
   ILeaseTimeToLiveResponse,
   IRangeResponse,
+  IStatusResponse,
   ITxnResponse
 } from "etcd3"
+import type { MemberHealth } from "../../Etcd.ts"
 import { decodeKey } from "../keys.ts"
 import type { Transport } from "../Transport.ts"
 import { type ConnectionSettings, makeConnection } from "./connection.ts"
 import { makeKeepAlive } from "./lease.ts"
-import { rangeRequest, rangeResult, txnLease, txnRequest, txnResult } from "./messages.ts"
+import { memberHealth, rangeRequest, rangeResult, txnLease, txnRequest, txnResult } from "./messages.ts"
 import { isLeaseExists, type Status } from "./status.ts"
 import type { Answer, Send } from "./stubs.ts"
 import { makeAuthenticated } from "./token.ts"
@@ -88,6 +90,20 @@ export const makeTransport = Effect.fnUntraced(function*(
         failsAs("leaseTimeToLive", id)
       ),
 
-    watch: makeWatch(connection, authenticated, settings.dialTimeout)
+    watch: makeWatch(connection, authenticated, settings.dialTimeout),
+
+    members: Effect.forEach(
+      connection.members,
+      ({ endpoint, unary }) =>
+        authenticated((token) =>
+          unary<IStatusResponse>(token, (stubs, ...rest) => stubs.Maintenance.status({}, ...rest))
+        ).pipe(
+          failsAs("health"),
+          Effect.timed,
+          Effect.map(([latency, status]) => memberHealth(endpoint, latency, status)),
+          Effect.catch((error) => Effect.succeed<MemberHealth>({ _tag: "Unknown", endpoint, error }))
+        ),
+      { concurrency: "unbounded" }
+    )
   }
 })

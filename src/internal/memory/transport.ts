@@ -2,11 +2,12 @@
  * A client's connection to a store in this process.
  */
 import * as Arr from "effect/Array"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
-import type * as Result from "effect/Result"
+import * as Result from "effect/Result"
 import * as Stream from "effect/Stream"
-import type { WatchItem } from "../../Etcd.ts"
+import type { MemberHealth, RangeResult, WatchItem } from "../../Etcd.ts"
 import { EtcdError, type EtcdErrorReason } from "../../EtcdError.ts"
 import type { Transport } from "../Transport.ts"
 import { direct, type Link } from "./link.ts"
@@ -46,6 +47,35 @@ export const makeTransport = ({ [StoreId]: store }: { readonly [StoreId]: Store 
     leaseKeepAlive: (id) => call("leaseKeepAlive", () => store.leaseKeepAlive(id)),
     leaseRevoke: (id) => call("leaseRevoke", () => store.leaseRevoke(id)),
     leaseTimeToLive: (id) => call("leaseTimeToLive", () => store.leaseTimeToLive(id)),
-    watch
+    watch,
+    members: Effect.map(
+      Effect.timed(Effect.result(call("health", () => store.range({ key: "\0", limit: 1 })))),
+      ([latency, answer]) => [memberOf(latency, answer)]
+    )
   }
 }
+
+const endpoint = "memory"
+
+/** The only one there is. */
+export const memberOf = (
+  latency: Duration.Duration,
+  answer: Result.Result<RangeResult, EtcdError>
+): MemberHealth =>
+  Result.match(answer, {
+    onFailure: (error) => ({ _tag: "Unknown", endpoint, error }),
+    onSuccess: ({ revision }) => ({
+      _tag: "Known",
+      endpoint,
+      id: 1n,
+      version: "memory",
+      leader: 1n,
+      isLearner: false,
+      raftTerm: 1n,
+      raftIndex: revision,
+      dbSize: 0,
+      dbSizeInUse: 0,
+      errors: [],
+      latency
+    })
+  })

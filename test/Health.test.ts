@@ -1,0 +1,98 @@
+/** `Etcd.health` where something is wrong. Where nothing is: the contract. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Redacted from "effect/Redacted"
+import { TestClock } from "effect/testing"
+import { Etcd, type Health, Operation } from "../src/Etcd.ts"
+import { EtcdTest, layer } from "../src/testing.ts"
+import { makeCluster } from "./utils/Cluster.ts"
+import { makeEtcdServer } from "./utils/EtcdServer.ts"
+import { connect } from "./utils/live.ts"
+
+const tags = ({ members }: Health) => members.map(({ _tag }) => _tag)
+
+describe("health", () => {
+  it.effect("of a store that cannot be reached fails when the request timeout is over", () =>
+    Effect.gen(function*() {
+      const etcd = yield* Etcd
+      const faults = yield* EtcdTest
+      assert.deepStrictEqual(tags(yield* etcd.health), ["Known"])
+      yield* faults.partition
+      const asking = yield* Effect.forkChild(Effect.flip(etcd.health), { startImmediately: true })
+      yield* TestClock.adjust(etcd.settings.timeout)
+      const error = yield* Fiber.join(asking)
+      assert.strictEqual(error.operation, "health")
+      assert.strictEqual(error.reason._tag, "Timeout")
+      yield* faults.heal
+      assert.deepStrictEqual(tags(yield* etcd.health), ["Known"])
+    }).pipe(Effect.provide(layer())))
+})
+
+for (const version of ["3.5", "3.4"] as const) {
+  describe(`health (${version})`, () => {
+    it.live(
+      "of three: nothing is known of who is dead or frozen, and the others say who leads",
+      () =>
+        Effect.gen(function*() {
+          const cluster = yield* makeCluster({ version })
+          const etcd = yield* connect({ endpoints: cluster.endpoints, timeout: "2 seconds" })
+          const whole = yield* etcd.health
+          assert.deepStrictEqual(tags(whole), ["Known", "Known", "Known"])
+          assert.deepStrictEqual(whole.members.map(({ endpoint }) => endpoint), cluster.endpoints)
+          const leaderAt = whole.members.findIndex((member) => member._tag === "Known" && member.id === whole.leader)
+          const leader = yield* cluster.leader
+          assert.strictEqual(cluster.members[leaderAt], leader)
+
+          const [dead, frozen] = cluster.members.filter((member) => member !== leader)
+          if (dead === undefined || frozen === undefined) return assert.fail("there are three")
+          const expected = (unknown: ReadonlyArray<unknown>) =>
+            cluster.members.map((member) => unknown.includes(member) ? "Unknown" : "Known")
+          yield* dead.kill
+          const two = yield* etcd.health
+          assert.deepStrictEqual([tags(two), two.leader], [expected([dead]), whole.leader])
+
+          yield* dead.start
+          yield* Effect.repeat(etcd.health, { until: (health) => !tags(health).includes("Unknown"), times: 200 })
+          yield* frozen.pause
+          // Until it is known for frozen, the read may be sent there.
+          const partly = yield* Effect.retry(etcd.health, { times: 3 })
+          assert.deepStrictEqual([tags(partly), partly.leader], [expected([frozen]), whole.leader])
+          yield* dead.pause
+          const error = yield* Effect.flip(etcd.health)
+          assert.include(["Unavailable", "Timeout"], error.reason._tag)
+          yield* dead.resume
+          yield* frozen.resume
+        }),
+      60_000
+    )
+
+    it.live("of one that is full: the alarm", () =>
+      Effect.gen(function*() {
+        const server = yield* makeEtcdServer({ version, args: ["--quota-backend-bytes=2000000"] })
+        const etcd = yield* connect({ endpoints: server.endpoint })
+        const fill = Effect.suspend(() =>
+          etcd.txn({ success: [Operation.put(`big${Math.random()}`, "x".repeat(100_000))] })
+        )
+        yield* Effect.flip(Effect.repeat(fill, { times: 300 }))
+        const { alarms, leader } = yield* etcd.health
+        assert.deepStrictEqual(alarms.map(({ alarm, member }) => [alarm, member === leader]), [["NOSPACE", true]])
+      }), 60_000)
+
+    it.live("for a user without rights: served, and no revision is told", () =>
+      Effect.gen(function*() {
+        const server = yield* makeEtcdServer({ version })
+        yield* server.etcdctl("user", "add", "root:root")
+        yield* server.etcdctl("user", "grant-role", "root", "root")
+        yield* server.etcdctl("user", "add", "nobody:pass")
+        yield* server.etcdctl("auth", "enable")
+        const etcd = yield* connect({ endpoints: server.endpoint, username: "nobody", password: Redacted.make("pass") })
+        const health = yield* etcd.health
+        assert.strictEqual(health.revision, undefined)
+        const [member] = health.members
+        if (version === "3.4") return assert.strictEqual(member?._tag, "Known")
+        // What this one refuses, older ones tell everybody.
+        assert.strictEqual(member?._tag === "Unknown" && member.error.reason._tag, "PermissionDenied")
+      }), 60_000)
+  })
+}
