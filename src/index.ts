@@ -87,6 +87,7 @@ export {
   type ServiceEvent,
   type ServiceWatchOptions
 } from "./Registry.ts"
+export { type Reloadable, reloadable, type ReloadableOptions, type ReloadableStatus } from "./Reloadable.ts"
 export { BindFailed, serve, type ServeOptions, type Serving } from "./Serve.ts"
 export type {
   CallRetry,

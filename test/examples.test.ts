@@ -116,6 +116,15 @@ const shown: Record<string, ReadonlyArray<string | RegExp>> = {
     "Created",
     "back to db-2"
   ],
+  reloadable: [
+    "8 connections to mail-1 are open",
+    "8 connections to mail-2 are open",
+    "the connections to mail-1 are closed",
+    "a size that is none: the pool before stays, until somebody mends it",
+    "16 connections to mail-2 are open",
+    "answered: mail-1 true, mail-2 true",
+    "failed: 0"
+  ],
   "config-provider": [
     "in etcd: port 8080, level debug",
     "replicas: db-1:5432, db-2:5433",
