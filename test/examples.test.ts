@@ -125,6 +125,14 @@ const shown: Record<string, ReadonlyArray<string | RegExp>> = {
     "answered: mail-1 true, mail-2 true",
     "failed: 0"
   ],
+  observability: [
+    "coord_operation_duration_count{operation=\"Lock.acquire\",outcome=\"ok\"} 2",
+    "coord_operation_duration_count{operation=\"Lock.tryAcquire\",outcome=\"LockHeld\"} 1",
+    "coord_lock_hold_duration_count 2",
+    "metrics: coord_operation_duration",
+    "traces: Lock.acquire",
+    "traces: nightly"
+  ],
   "config-provider": [
     "in etcd: port 8080, level debug",
     "replicas: db-1:5432, db-2:5433",

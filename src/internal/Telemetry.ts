@@ -17,6 +17,9 @@ const watchReopens = Metric.counter("coord_watch_reopens", {
   description: "Watches opened again after a cut",
   incremental: true
 })
+const watchesInterrupted = Metric.gauge("coord_watches_interrupted", {
+  description: "Watches of this process that are cut and not open again"
+})
 const recoveries = Metric.gauge("coord_registrations_recovering", {
   description: "Registrations of this process that are not in etcd at the moment"
 })
@@ -68,6 +71,8 @@ export const sessionLost = (why: string): Effect.Effect<void> =>
 
 export const watchReopened: Effect.Effect<void> = Metric.update(watchReopens, 1)
 
+export const watchInterrupted = (change: 1 | -1): Effect.Effect<void> => Metric.modify(watchesInterrupted, change)
+
 export const registrationsRecovering = (change: 1 | -1): Effect.Effect<void> => Metric.modify(recoveries, change)
 
 export const lockHeld = (held: Duration.Duration): Effect.Effect<void> => Metric.update(lockHold, held)
@@ -75,3 +80,11 @@ export const lockHeld = (held: Duration.Duration): Effect.Effect<void> => Metric
 export const channelsOpen = (change: 1 | -1): Effect.Effect<void> => Metric.modify(channels, change)
 
 export const channelUpdated: Effect.Effect<void> = Metric.update(channelUpdates, 1)
+
+/** An alert on what has grown misses the first of what has not been there before: so they are there from the start, as 0. */
+export const present: Effect.Effect<void> = Effect.all([
+  ...["Expired", "Revoked"].map((why) => Metric.update(Metric.withAttributes(sessionsLost, { why }), 0)),
+  Metric.update(watchReopens, 0),
+  Metric.modify(watchesInterrupted, 0),
+  Metric.modify(recoveries, 0)
+], { discard: true })

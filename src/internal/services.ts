@@ -10,6 +10,7 @@ import type { EtcdOptions } from "../EtcdOptions.ts"
 import { InstanceId } from "../InstanceId.ts"
 import { Lock } from "../Lock.ts"
 import { Registry } from "../Registry.ts"
+import * as Telemetry from "./Telemetry.ts"
 
 export type Services = Lock | Registry | ConfigCenter | Election | InstanceId
 
@@ -20,6 +21,7 @@ export type Prefixes = Pick<
 
 export const layerServices = (options: Prefixes): Layer.Layer<Services, InvalidOption, Etcd> =>
   Layer.mergeAll(
+    Layer.effectDiscard(Telemetry.present),
     Lock.layer({ prefix: options.lockPrefix }),
     Registry.layer({ prefix: options.registryPrefix, layout: options.registryLayout }),
     ConfigCenter.layer({ prefix: options.configPrefix }),

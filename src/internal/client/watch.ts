@@ -7,6 +7,7 @@ import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import type { WatchItem, WatchRequest } from "../../Etcd.ts"
 import { EtcdError, HistoryLost, Unavailable } from "../../EtcdError.ts"
+import * as Telemetry from "../Telemetry.ts"
 import type { Transport } from "../Transport.ts"
 
 /** Jittered, so that the clients of a restarted server do not come back in step. `Stream.retry` starts it anew once a watch has opened. */
@@ -29,6 +30,18 @@ export const watchFrom = (
     let next = startRevision
     // Whoever asks for a start has seen the revision before it.
     let seen = startRevision - 1n
+    let interrupted = false
+
+    const interrupt = Effect.suspend(() => {
+      if (interrupted) return Effect.void
+      interrupted = true
+      return Telemetry.watchInterrupted(1)
+    }).pipe(Effect.uninterruptible)
+    const resume = Effect.suspend(() => {
+      if (!interrupted) return Effect.void
+      interrupted = false
+      return Telemetry.watchInterrupted(-1)
+    }).pipe(Effect.uninterruptible)
 
     const opened = Effect.fnUntraced(function*(revision: bigint) {
       if (revision < seen) {
@@ -52,6 +65,7 @@ export const watchFrom = (
       for (const item of items) {
         if (item._tag === "Opened") {
           yield* opened(item.revision)
+          if (interrupted) yield* Effect.andThen(resume, Telemetry.watchReopened)
         } else {
           // Old servers send events from before the start.
           if (item.revision < next) continue
@@ -71,10 +85,14 @@ export const watchFrom = (
       Stream.concat(Stream.fail(ended)),
       Stream.tapError((error) =>
         isCut(error)
-          ? Effect.logDebug(`watch cut: ${error.reason.message}`).pipe(Effect.annotateLogs({ next }))
+          ? Effect.logDebug(`watch cut: ${error.reason.message}`).pipe(
+            Effect.annotateLogs({ next }),
+            Effect.andThen(interrupt)
+          )
           : Effect.void
       ),
-      Stream.retry(backoff.pipe(Schedule.setInputType<EtcdError>(), Schedule.while(({ input }) => isCut(input))))
+      Stream.retry(backoff.pipe(Schedule.setInputType<EtcdError>(), Schedule.while(({ input }) => isCut(input)))),
+      Stream.ensuring(resume)
     )
   })
 

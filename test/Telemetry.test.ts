@@ -1,0 +1,139 @@
+/** The metrics: dashboards and alerts rely on their names, and on when they move. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Metric from "effect/Metric"
+import { PrometheusMetrics } from "effect/observability"
+import * as Schema from "effect/Schema"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import { TestClock } from "effect/testing"
+import * as Fs from "node:fs"
+import * as Path from "node:path"
+import { ConfigCenter, Lock, Registry, ServiceInstance } from "../src/index.ts"
+import { EtcdTest, layer } from "../src/testing.ts"
+
+/** Of the page for Prometheus: what stands behind a name with its labels. */
+const read = (line: string) =>
+  Effect.map(PrometheusMetrics.format(), (page) => {
+    const found = page.split("\n").find((text) => text.startsWith(`${line} `))
+    return found === undefined ? undefined : Number(found.slice(line.length + 1))
+  })
+
+const operations = (operation: string, outcome: string) =>
+  read(`coord_operation_duration_count{operation="${operation}",outcome="${outcome}"}`)
+
+const test = (
+  title: string,
+  body: Effect.Effect<void, unknown, Lock | Registry | ConfigCenter | EtcdTest | Scope.Scope>
+) => it.effect(title, () => body.pipe(Effect.provide(layer()), Effect.provideService(Metric.MetricRegistry, new Map())))
+
+describe("metrics", () => {
+  test(
+    "those that alerts watch are there before anything happens",
+    Effect.gen(function*() {
+      for (
+        const line of [
+          "coord_sessions_lost{why=\"Expired\"}",
+          "coord_sessions_lost{why=\"Revoked\"}",
+          "coord_watch_reopens",
+          "coord_watches_interrupted",
+          "coord_registrations_recovering"
+        ]
+      ) assert.strictEqual(yield* read(line), 0, line)
+    })
+  )
+
+  test(
+    "operations are counted by how they end, and holding a lock is timed",
+    Effect.gen(function*() {
+      const lock = yield* Lock
+      const config = yield* ConfigCenter
+      yield* lock.withLock("job")(
+        Effect.andThen(TestClock.adjust("3 seconds"), Effect.flip(Effect.scoped(lock.tryAcquire("job"))))
+      )
+      yield* Effect.flip(config.get("nothing", Schema.String))
+      const waiting = yield* Effect.gen(function*() {
+        yield* lock.acquire("busy")
+        const waiting = yield* Effect.forkChild(Effect.scoped(lock.acquire("busy")), { startImmediately: true })
+        yield* TestClock.adjust("1 second")
+        return waiting
+      })
+      yield* Fiber.interrupt(waiting)
+      assert.strictEqual(yield* operations("Lock.tryAcquire", "LockHeld"), 1)
+      assert.strictEqual(yield* operations("ConfigCenter.get", "ConfigNotFound"), 1)
+      assert.strictEqual(yield* operations("Lock.acquire", "interrupted"), 1)
+      assert.strictEqual(yield* read("coord_lock_hold_duration_count"), 1)
+      assert.strictEqual(yield* read("coord_lock_hold_duration_sum"), 3000)
+    })
+  )
+
+  test(
+    "a lease that expires counts as a lost session, and the registration as recovering until it is back",
+    Effect.gen(function*() {
+      const registry = yield* Registry
+      const etcd = yield* EtcdTest
+      const scope = yield* Scope.fork(yield* Effect.scope)
+      yield* Scope.provide(
+        registry.register(new ServiceInstance({ id: "a", name: "orders", address: "10.0.0.7", port: 80 })),
+        scope
+      )
+      yield* etcd.partition
+      yield* TestClock.adjust("2 minutes")
+      assert.strictEqual(yield* read("coord_sessions_lost{why=\"Expired\"}"), 1)
+      assert.strictEqual(yield* read("coord_registrations_recovering"), 1)
+      yield* etcd.heal
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(yield* read("coord_registrations_recovering"), 0)
+      yield* Scope.close(scope, Exit.void)
+      assert.strictEqual(yield* read("coord_sessions_lost{why=\"Expired\"}"), 1)
+    })
+  )
+
+  test(
+    "a watch counts as interrupted from its cut until it is open again, or is given up",
+    Effect.gen(function*() {
+      const config = yield* ConfigCenter
+      const etcd = yield* EtcdTest
+      const watching = yield* Effect.forkChild(Stream.runDrain(config.watch("limit", Schema.Number)))
+      yield* TestClock.adjust("1 second")
+      yield* etcd.expireToken
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(yield* read("coord_watch_reopens"), 1)
+      assert.strictEqual(yield* read("coord_watches_interrupted"), 0)
+      yield* etcd.partition
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(yield* read("coord_watches_interrupted"), 1)
+      yield* etcd.heal
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(yield* read("coord_watches_interrupted"), 0)
+      assert.strictEqual(yield* read("coord_watch_reopens"), 2)
+      yield* etcd.partition
+      yield* TestClock.adjust("1 minute")
+      yield* Fiber.interrupt(watching)
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(yield* read("coord_watches_interrupted"), 0)
+      yield* etcd.heal
+    })
+  )
+})
+
+describe("the dashboard and the alerts", () => {
+  const folder = Path.join(import.meta.dirname, "..", "docs", "observability")
+  const names = (text: string) => new Set(text.match(/coord_[a-z_]+/g))
+
+  it("ask for metrics that exist", () => {
+    const known = names(
+      Fs.readFileSync(Path.join(import.meta.dirname, "..", "src", "internal", "Telemetry.ts"), "utf8")
+    )
+    const dashboard = Fs.readFileSync(Path.join(folder, "dashboard.json"), "utf8")
+    const alerts = Fs.readFileSync(Path.join(folder, "alerts.yaml"), "utf8")
+    assert.doesNotThrow(() => JSON.parse(dashboard))
+    for (const text of [dashboard, alerts]) {
+      const asked = names(text)
+      assert.isAbove(asked.size, 3)
+      for (const name of asked) assert.isTrue(known.has(name.replace(/_(bucket|count|sum)$/, "")), name)
+    }
+  })
+})
