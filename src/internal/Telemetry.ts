@@ -40,15 +40,16 @@ const outcome = (exit: Exit.Exit<unknown, unknown>): string => {
   return Cause.hasInterruptsOnly(exit.cause) ? "interrupted" : "defect"
 }
 
-// One metric object for each pair, made once: the names are few and an operation is hot.
-const timers = new Map<string, typeof duration>()
+// One metric object for each pair, made once: the names are few and an operation is hot. A joined name would be hashed each time.
+const timers = new Map<string, Map<string, typeof duration>>()
 
 const timerOf = (operation: string, result: string): typeof duration => {
-  const name = `${operation} ${result}`
-  let timer = timers.get(name)
+  let ofOperation = timers.get(operation)
+  if (ofOperation === undefined) timers.set(operation, ofOperation = new Map())
+  let timer = ofOperation.get(result)
   if (timer === undefined) {
     timer = Metric.withAttributes(duration, { operation, outcome: result })
-    timers.set(name, timer)
+    ofOperation.set(result, timer)
   }
   return timer
 }
