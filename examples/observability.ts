@@ -79,9 +79,6 @@ const program = Effect.gen(function*() {
   }
   yield* Console.log("\nof what the collector was sent:")
   for (const what of [...arrived].toSorted()) yield* Console.log(what)
-}).pipe(
-  Effect.provide(serverAt(PrometheusMetrics.layerHttp())),
-  Effect.provide(FetchHttpClient.layer)
-)
+}).pipe(Effect.provide(Layer.merge(serverAt(PrometheusMetrics.layerHttp()), FetchHttpClient.layer)))
 
 NodeRuntime.runMain(program)

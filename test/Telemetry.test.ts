@@ -54,12 +54,9 @@ describe("metrics", () => {
         Effect.andThen(TestClock.adjust("3 seconds"), Effect.flip(Effect.scoped(lock.tryAcquire("job"))))
       )
       yield* Effect.flip(config.get("nothing", Schema.String))
-      const waiting = yield* Effect.gen(function*() {
-        yield* lock.acquire("busy")
-        const waiting = yield* Effect.forkChild(Effect.scoped(lock.acquire("busy")), { startImmediately: true })
-        yield* TestClock.adjust("1 second")
-        return waiting
-      })
+      yield* lock.acquire("busy")
+      const waiting = yield* Effect.forkChild(Effect.scoped(lock.acquire("busy")), { startImmediately: true })
+      yield* TestClock.adjust("1 second")
       yield* Fiber.interrupt(waiting)
       assert.strictEqual(yield* operations("Lock.tryAcquire", "LockHeld"), 1)
       assert.strictEqual(yield* operations("ConfigCenter.get", "ConfigNotFound"), 1)
