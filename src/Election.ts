@@ -27,6 +27,7 @@ import { type HoldLoss, makeHolds } from "./internal/hold/Hold.ts"
 import { inScope, type Taken, untilTaken } from "./internal/hold/inScope.ts"
 import { entries, EntryLost, waitInLine } from "./internal/lock/entry.ts"
 import { makeLocalQueue } from "./internal/lock/LocalQueue.ts"
+import { awaitTurn, type Prepared, successorOf } from "./internal/lock/Offer.ts"
 import { makeSessionPool } from "./internal/session/SessionPool.ts"
 import { isTransient } from "./internal/session/Slots.ts"
 import { makeSharedWatch } from "./internal/SharedWatch.ts"
@@ -213,16 +214,18 @@ const make = Effect.fnUntraced(function*(
     const path = yield* pathOf(name)
     const ttl = options?.ttl === undefined ? defaultTtl : yield* validateTtl(options.ttl)
     const request = { ttl, name: path, key: (lease: bigint) => `${path}${lease.toString(16)}` }
-    const attempt = Effect.flatMap(pool.slot(request), (slot) =>
-      Effect.map(
-        waitInLine(etcd, path, slot, value),
-        (token) => token === EntryLost ? EntryLost : { slot, token }
-      ))
+    const attempt = (prepared: Prepared | undefined) =>
+      Effect.flatMap(prepared === undefined ? pool.slot(request) : Effect.succeed(prepared.slot), (slot) =>
+        Effect.map(
+          waitInLine(etcd, path, slot, value, prepared?.claimed),
+          (token) => token === EntryLost ? EntryLost : { slot, token }
+        ))
     const queued = Effect.gen(function*(): Effect.fn.Return<Taken, EtcdError, Scope.Scope> {
-      const turn = yield* queue.turn(path)
-      const taken = yield* untilTaken(attempt)
+      const { place, prepared } = yield* awaitTurn(queue, pool, request, value)
+      const taken = yield* untilTaken(attempt, prepared)
       // Whoever lost it can campaign again, though the scope of that leadership is open.
-      taken.slot.onLoss(turn)
+      taken.slot.onLoss(place.leave)
+      taken.slot.onRelease(successorOf(path, place))
       return taken
     })
     return yield* inScope(

@@ -248,7 +248,7 @@ const make = Effect.fnUntraced(function*(
     // The fibers of this process do not race each other.
     const queued = Effect.scopedWith((turn) =>
       Scope.provide(queue.turn(path), turn).pipe(
-        Effect.andThen(untilTaken(takeFree(service, path, range, { ttl, label: options.label })))
+        Effect.andThen(untilTaken(() => takeFree(service, path, range, { ttl, label: options.label })))
       )
     )
     return yield* inScope(

@@ -20,9 +20,10 @@ import type { KeyValue, TxnRequest, TxnResult } from "./Etcd.ts"
 import type { EtcdError } from "./EtcdError.ts"
 import { makeHolds } from "./internal/hold/Hold.ts"
 import { inScope, type Taken, untilTaken } from "./internal/hold/inScope.ts"
-import { entries, EntryLost, takeIfFree, waitInLine } from "./internal/lock/entry.ts"
-import { makeLocalQueue, type Turn } from "./internal/lock/LocalQueue.ts"
-import { makeSessionPool } from "./internal/session/SessionPool.ts"
+import { type Claimed, entries, EntryLost, takeIfFree, waitInLine } from "./internal/lock/entry.ts"
+import { makeLocalQueue } from "./internal/lock/LocalQueue.ts"
+import { awaitTurn, type Prepared, successorOf, type Turn } from "./internal/lock/Offer.ts"
+import { makeSessionPool, type SlotRequest } from "./internal/session/SessionPool.ts"
 import type { Slot } from "./internal/session/Slots.ts"
 import * as Telemetry from "./internal/Telemetry.ts"
 import { validateKey, validatePrefix, validateTtl } from "./internal/validate.ts"
@@ -216,22 +217,30 @@ const make = Effect.fnUntraced(function*(
   const take = Effect.fnUntraced(function*<E extends LockHeld | EtcdError>(
     key: string,
     options: LockOptions | undefined,
-    queueUp: (path: string) => Effect.Effect<Turn, E, Scope.Scope>,
-    enter: (path: string, slot: Slot, label: string) => Effect.Effect<bigint | EntryLost, E, Scope.Scope>
+    queueUp: (request: SlotRequest, label: string) => Effect.Effect<Turn, E, Scope.Scope>,
+    enter: (
+      path: string,
+      slot: Slot,
+      label: string,
+      claimed: Claimed | undefined
+    ) => Effect.Effect<bigint | EntryLost, E, Scope.Scope>
   ): Effect.fn.Return<LockHandle, E | InvalidKey | InvalidOption | EtcdError, Scope.Scope> {
     const path = `${prefix}/${yield* validateKey(key)}/`
     const ttl = options?.ttl === undefined ? defaultTtl : yield* validateTtl(options.ttl)
     const request = { ttl, name: path, key: (lease: bigint) => `${path}${lease.toString(16)}` }
-    const attempt = Effect.flatMap(pool.slot(request), (slot) =>
-      Effect.map(
-        enter(path, slot, options?.label ?? ""),
-        (token) => token === EntryLost ? EntryLost : { slot, token }
-      ))
+    const label = options?.label ?? ""
+    const attempt = (prepared: Prepared | undefined) =>
+      Effect.flatMap(prepared === undefined ? pool.slot(request) : Effect.succeed(prepared.slot), (slot) =>
+        Effect.map(
+          enter(path, slot, label, prepared?.claimed),
+          (token) => token === EntryLost ? EntryLost : { slot, token }
+        ))
     const queued = Effect.gen(function*(): Effect.fn.Return<Taken, E | EtcdError, Scope.Scope> {
-      const turn = yield* queueUp(path)
-      const taken = yield* untilTaken(attempt)
+      const { place, prepared } = yield* queueUp(request, label)
+      const taken = yield* untilTaken(attempt, prepared)
       // Whoever lost it can take it again, and so can others here, though its handle's scope is open.
-      taken.slot.onLoss(turn)
+      taken.slot.onLoss(place.leave)
+      taken.slot.onRelease(successorOf(path, place))
       return taken
     })
     return yield* inScope(
@@ -260,7 +269,12 @@ const make = Effect.fnUntraced(function*(
 
   const acquire: Lock["Service"]["acquire"] = Effect.fn("Lock.acquire")(function*(key, options) {
     yield* Effect.annotateCurrentSpan({ "coord.key": key })
-    return yield* take(key, options, queue.turn, (path, slot, label) => waitInLine(etcd, path, slot, label))
+    return yield* take(
+      key,
+      options,
+      (request, label) => awaitTurn(queue, pool, request, label),
+      (path, slot, label, claimed) => waitInLine(etcd, path, slot, label, claimed)
+    )
   }, Telemetry.measured("Lock.acquire"))
 
   const tryAcquire: Lock["Service"]["tryAcquire"] = Effect.fn("Lock.tryAcquire")(function*(key, options) {
@@ -270,13 +284,13 @@ const make = Effect.fnUntraced(function*(
     return yield* take(
       key,
       options,
-      (path) =>
+      ({ name: path }) =>
         Effect.flatMap(
           queue.tryTurn(path),
-          (turn) =>
-            turn === undefined
+          (place) =>
+            place === undefined
               ? Effect.flatMap(entries(etcd, path), (found) => held(found.entries[0]))
-              : Effect.succeed(turn)
+              : Effect.succeed({ place, prepared: undefined })
         ),
       (path, slot, label) =>
         Effect.flatMap(

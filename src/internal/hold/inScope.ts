@@ -6,6 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import { EntryLost } from "../lock/entry.ts"
+import type { Prepared } from "../lock/Offer.ts"
 import type { Slot } from "../session/Slots.ts"
 
 /** An entry that is there, and what it entitles to begins now. */
@@ -16,15 +17,17 @@ export interface Taken {
 }
 
 /**
- * Tries again, each time with a scope of its own, until an entry has been taken by a lease that is still good.
+ * Tries again, each time with a scope of its own, until an entry has been taken by a lease that is still good. What was prepared is for
+ * the first time, with its scope.
  */
 export const untilTaken = Effect.fnUntraced(function*<T extends Taken, E>(
-  attempt: Effect.Effect<T | EntryLost, E, Scope.Scope>
+  attempt: (prepared: Prepared | undefined) => Effect.Effect<T | EntryLost, E, Scope.Scope>,
+  prepared?: Prepared
 ): Effect.fn.Return<T, E, Scope.Scope> {
   const scope = yield* Effect.scope
-  while (true) {
-    const entryScope = yield* Scope.fork(scope)
-    const taken = yield* Scope.provide(attempt, entryScope)
+  for (let first = prepared;; first = undefined) {
+    const entryScope = first?.scope ?? (yield* Scope.fork(scope))
+    const taken = yield* Scope.provide(attempt(first), entryScope)
     // Enter only if the deadline has not passed, whatever the answer was.
     if (taken !== EntryLost && (yield* taken.slot.loss) === undefined) return taken
     yield* Effect.logDebug("the entry was lost while it waited: queueing again")

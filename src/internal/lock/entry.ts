@@ -25,7 +25,7 @@ export type EntryLost = typeof EntryLost
 type Port = Etcd["Service"]
 
 /** For how long an interrupted acquire waits for the answer to a claim that is on its way. */
-const withdrawPatience = "1 second"
+export const withdrawPatience = "1 second"
 
 /** Deeper keys are rare; a few keys more than needed save the second look where there are some. */
 const pageSize = 8
@@ -87,10 +87,26 @@ const look = Effect.fnUntraced(function*(
   return { _tag: "Unknown" }
 })
 
-interface Claimed {
+/** An entry that is there, and where, if that is known. */
+export interface Claimed {
   /** The create revision of the entry. */
   readonly token: bigint
   readonly position: Position | undefined
+}
+
+/** Puts an entry, and reads who is before it. */
+export const claimRequest = (path: string, slot: Slot, label: string) => ({
+  compare: [Compare.createRevision(slot.key, "=", 0n)],
+  success: [
+    Operation.put(slot.key, label, { lease: slot.session.leaseId }),
+    Operation.range({ prefix: path, keysOnly: true, sort: { by: "create", order: "descend" }, limit: pageSize })
+  ]
+})
+
+/** What a claim has put; `index` is that of its range among the responses. */
+export const claimedBy = (path: string, slot: Slot, result: TxnResult, index: number): Claimed => {
+  slot.present(result.revision)
+  return { token: result.revision, position: positionIn(path, rangeOf(result, index), result.revision) }
 }
 
 /**
@@ -168,40 +184,27 @@ export const orLost = <A, R>(
   Effect.catchIf(effect, (error): error is EntryLost => error === EntryLost, () => Effect.succeed(EntryLost))
 
 /**
- * Takes a place in the queue and waits for the first one. Answers the fencing token.
+ * Takes a place in the queue, unless it has one already, and waits for the first one. Answers the fencing token.
  */
 export const waitInLine = Effect.fnUntraced(function*(
   etcd: Port,
   path: string,
   slot: Slot,
-  label: string
+  label: string,
+  already?: Claimed
 ): Effect.fn.Return<bigint, EtcdError | EntryLost, Scope.Scope> {
-  const lease = slot.session.leaseId
-  const claimed = yield* claiming(
+  const claimed = already ?? (yield* claiming(
     slot,
-    settle(etcd, slot, {
-      compare: [Compare.createRevision(slot.key, "=", 0n)],
-      success: [
-        Operation.put(slot.key, label, { lease }),
-        Operation.range({
-          prefix: path,
-          keysOnly: true,
-          sort: { by: "create", order: "descend" },
-          limit: pageSize
-        })
-      ],
-      failure: [Operation.range({ key: slot.key, keysOnly: true })]
-    }, (result): Effect.Effect<Claimed, EntryLost> => {
-      if (!result.succeeded) {
-        return Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, position: undefined }))
-      }
-      slot.present(result.revision)
-      return Effect.succeed({
-        token: result.revision,
-        position: positionIn(path, rangeOf(result, 1), result.revision)
-      })
-    })
-  )
+    settle(
+      etcd,
+      slot,
+      { ...claimRequest(path, slot, label), failure: [Operation.range({ key: slot.key, keysOnly: true })] },
+      (result): Effect.Effect<Claimed, EntryLost> =>
+        result.succeeded
+          ? Effect.succeed(claimedBy(path, slot, result, 1))
+          : Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, position: undefined }))
+    )
+  ))
   if (claimed.position?._tag === "First") return claimed.token
   return yield* Effect.raceFirst(
     untilFirst(etcd, path, slot, claimed),

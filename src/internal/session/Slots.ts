@@ -7,7 +7,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
-import { Compare, type Etcd, Operation } from "../../Etcd.ts"
+import { Compare, type Etcd, Operation, type TxnRequest, type TxnResult } from "../../Etcd.ts"
 import { Ambiguous, EtcdError } from "../../EtcdError.ts"
 import { retryFailed } from "../retryFailed.ts"
 import type { SessionLost } from "./LeaseClock.ts"
@@ -36,6 +36,15 @@ export interface Slot {
   readonly lose: (why: SlotLoss) => void
   /** Deletes the key if it is still this one. Fails with `Ambiguous` when there was no answer in time; the session goes on. */
   readonly release: Effect.Effect<void, EtcdError>
+  /** Asked when the key is about to be deleted, in the same step: who comes next, if that is known. */
+  readonly onRelease: (choose: () => Successor | undefined) => void
+}
+
+/** What is done in the transaction that deletes a key, or not at all. */
+export interface Successor {
+  readonly request: Pick<TxnRequest, "compare" | "success">
+  /** Runs once, however it ended. The responses are those of `request`. */
+  readonly ended: (exit: Exit.Exit<TxnResult, EtcdError>) => void
 }
 
 export interface Slots {
@@ -59,6 +68,19 @@ export const deleteIf = (etcd: Etcd["Service"], key: string, createRevision: big
     ],
     success: [Operation.delete(key)]
   })
+
+const nothing: TxnResult = { revision: 0n, succeeded: false, responses: [] }
+
+const withSuccessor = (key: string, createRevision: bigint, { request }: Successor): TxnRequest => ({
+  compare: [Compare.createRevision(key, "=", createRevision), ...request.compare ?? []],
+  success: [Operation.delete(key), ...request.success ?? []]
+})
+
+const withoutDelete = ({ responses, revision, succeeded }: TxnResult): TxnResult => ({
+  revision,
+  succeeded,
+  responses: responses.slice(1)
+})
 
 const unanswered = (key: string) =>
   new EtcdError({
@@ -84,6 +106,7 @@ export const makeSlots = (
     const signal = Deferred.makeUnsafe<SlotLoss>()
     let loss: SlotLoss | undefined
     let atLoss = () => {}
+    let choose = (): Successor | undefined => undefined
 
     const leave = () => {
       if (entries.get(key) !== entry) return
@@ -94,11 +117,26 @@ export const makeSlots = (
       session.lossUnsafe()
       return loss
     }
+    // Chosen within, so that its end is told whatever happens. Unless all of it was done the key is deleted as always.
+    const handOver = Effect.suspend(() => {
+      let successor: Successor | undefined
+      return Effect.suspend(() => {
+        const { createRevision } = entry
+        successor = createRevision === undefined ? undefined : choose()
+        return successor === undefined || createRevision === undefined
+          ? Effect.succeed(nothing)
+          : Effect.map(etcd.txn(withSuccessor(key, createRevision, successor)), withoutDelete)
+      }).pipe(
+        Effect.onExit((exit) => Effect.sync(() => successor?.ended(exit))),
+        Effect.match({ onFailure: () => false, onSuccess: ({ succeeded }) => succeeded })
+      )
+    })
     const release = makeRelease(
       // Repeated until it is answered or the lease is over: the compare makes every repetition harmless.
       Effect.suspend(() => entry.createRevision === undefined ? Effect.void : deleteIf(etcd, key, entry.createRevision))
         .pipe(
           retryFailed({ schedule: retrySoon, while: isTransient }),
+          (remove) => Effect.flatMap(handOver, (done) => done ? Effect.void : remove),
           // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
           Effect.tapError(() => Effect.sync(() => session.distrust(key))),
           // That the session ended is no answer.
@@ -133,7 +171,10 @@ export const makeSlots = (
         if (!entry.releasing && (lossUnsafe() !== undefined || entries.get(key) !== entry)) return Effect.void
         entry.releasing = true
         return release
-      })
+      }),
+      onRelease: (next) => {
+        choose = next
+      }
     }
     const entry: Entry = { slot, createRevision: undefined, releasing: false }
     entries.set(key, entry)
