@@ -341,7 +341,7 @@ describe("a lock that is handed over within a process", () => {
                   () => Effect.sleep("300 millis"),
                   () => Effect.sync(() => inside--)
                 )
-              const cycle = (i: number) => lock.withLock("job", { ttl: "10 seconds" })(use(i))
+              const cycle = (i: number) => lock.withLock("job", { ttl: "60 seconds" })(use(i))
               const position = who === "the next" ? 1 : 0
               // Both leases are there, so that the steps are those of handing over.
               yield* Effect.all([cycle(-1), cycle(-2)], { concurrency: 2 })
