@@ -30,7 +30,7 @@ import { makeHistory } from "./internal/config/history.ts"
 import { makeLive } from "./internal/config/live.ts"
 import { makeValues } from "./internal/config/values.ts"
 import { makeSharedWatch } from "./internal/SharedWatch.ts"
-import { measured } from "./internal/Telemetry.ts"
+import { measured, operation } from "./internal/Telemetry.ts"
 import { validateKey, validatePrefix } from "./internal/validate.ts"
 
 // -----------------------------------------------------------------------------
@@ -403,17 +403,13 @@ const make = Effect.fnUntraced(function*(root: string) {
   const events = makeEvents(hub, values)
   const past = makeHistory(etcd, values)
 
-  const getVersioned: Service["getVersioned"] = Effect.fn("ConfigCenter.getVersioned")(function*(key, schema) {
-    return yield* values.read(yield* validKey(key), schema)
-  }, measured("ConfigCenter.getVersioned"))
+  const getVersioned: Service["getVersioned"] = (key, schema) =>
+    reading.versioned({ key }, onKey(key, () => values.read(key, schema)))
 
-  const get: Service["get"] = Effect.fn("ConfigCenter.get")(function*(key, schema) {
-    return (yield* values.read(yield* validKey(key), schema)).value
-  }, measured("ConfigCenter.get"))
+  const get: Service["get"] = (key, schema) => reading.value({ key }, onKey(key, () => values.readValue(key, schema)))
 
-  const set: Service["set"] = Effect.fn("ConfigCenter.set")(function*(key, schema, value) {
-    return yield* values.write(yield* validKey(key), schema, value)
-  }, measured("ConfigCenter.set"))
+  const set: Service["set"] = (key, schema, value) =>
+    writing({ key }, onKey(key, () => values.write(key, schema, value)))
 
   const compareAndSet: Service["compareAndSet"] = Effect.fn("ConfigCenter.compareAndSet")(
     function*(key, schema, value, expected) {
@@ -508,6 +504,12 @@ const make = Effect.fnUntraced(function*(root: string) {
     live: live as Live
   }
 })
+
+const reading = { value: operation("ConfigCenter.get"), versioned: operation("ConfigCenter.getVersioned") }
+const writing = operation("ConfigCenter.set")
+
+const onKey = <A, E, R>(key: string, use: () => Effect.Effect<A, E, R>): Effect.Effect<A, E | InvalidKey, R> =>
+  Effect.suspend(() => Effect.flatMapEager(validateKey(key), use))
 
 const validKey = (key: string) => Effect.andThen(Effect.annotateCurrentSpan({ key }), validateKey(key))
 

@@ -8,10 +8,14 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Metric from "effect/Metric"
 import * as Predicate from "effect/Predicate"
+import * as Tracer from "effect/Tracer"
 
-const duration = Metric.timer("coord_operation_duration", {
-  description: "Operations by name and outcome: \"ok\", \"interrupted\", \"defect\" or the tag of the error"
-})
+// Attributes of their own: `Metric.withAttributes` would merge them into the context at each update, and an operation is hot.
+const makeTimer = (operation: string, outcome: string) =>
+  Metric.timer("coord_operation_duration", {
+    description: "Operations by name and outcome: \"ok\", \"interrupted\", \"defect\" or the tag of the error",
+    attributes: { operation, outcome }
+  })
 const sessionsLost = Metric.counter("coord_sessions_lost", { description: "Leases lost, by reason", incremental: true })
 const watchReopens = Metric.counter("coord_watch_reopens", {
   description: "Watches opened again after a cut",
@@ -40,32 +44,46 @@ const outcome = (exit: Exit.Exit<unknown, unknown>): string => {
   return Cause.hasInterruptsOnly(exit.cause) ? "interrupted" : "defect"
 }
 
-// One metric object for each pair, made once: the names are few and an operation is hot. A joined name would be hashed each time.
-const timers = new Map<string, Map<string, typeof duration>>()
+type Timer = ReturnType<typeof makeTimer>
 
-const timerOf = (operation: string, result: string): typeof duration => {
-  let ofOperation = timers.get(operation)
-  if (ofOperation === undefined) timers.set(operation, ofOperation = new Map())
-  let timer = ofOperation.get(result)
-  if (timer === undefined) {
-    timer = Metric.withAttributes(duration, { operation, outcome: result })
-    ofOperation.set(result, timer)
-  }
-  return timer
+// For each operation those of its outcomes, made when they first happen: the names are few.
+const timers = new Map<string, Map<string, Timer>>()
+
+const timersOf = (operation: string): Map<string, Timer> => {
+  const known = timers.get(operation)
+  if (known !== undefined) return known
+  const made = new Map<string, Timer>()
+  timers.set(operation, made)
+  return made
 }
 
 /** Counts and times an operation under its name. */
-export const measured = (operation: string) => <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  Effect.flatMap(
-    Clock.monotonicTimeNanos,
-    (start) =>
-      Effect.onExit(
-        effect,
-        (exit) =>
-          Effect.flatMap(Clock.monotonicTimeNanos, (end) =>
-            Metric.update(timerOf(operation, outcome(exit)), Duration.nanos(end - start)))
-      )
-  )
+export const measured = (operation: string) => {
+  const timers = timersOf(operation)
+  return <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    Effect.withFiber((fiber) => {
+      const clock = fiber.getRef(Clock.Clock)
+      const start = clock.monotonicTimeNanosUnsafe()
+      return Effect.onExit(effect, (exit) => {
+        const took = Duration.nanos(clock.monotonicTimeNanosUnsafe() - start)
+        const result = outcome(exit)
+        let timer = timers.get(result)
+        if (timer === undefined) timers.set(result, timer = makeTimer(operation, result))
+        timer.updateUnsafe(took, fiber.context)
+        return Effect.void
+      })
+    })
+}
+
+/**
+ * The span of an operation, and its time. As `Effect.fn` with `measured`, for what is done again and again: without a trace of the
+ * call, which takes longer than all else that there is to do for one here.
+ */
+export const operation = (name: string) => {
+  const timed = measured(name)
+  return <A, E, R>(attributes: Readonly<Record<string, unknown>>, effect: Effect.Effect<A, E, R>) =>
+    Effect.useSpan(name, { attributes }, (span) => Effect.provideService(timed(effect), Tracer.ParentSpan, span))
+}
 
 export const sessionLost = (why: string): Effect.Effect<void> =>
   Metric.update(Metric.withAttributes(sessionsLost, { why }), 1)

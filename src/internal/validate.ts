@@ -13,8 +13,12 @@ const maxKeyBytes = 4096
 // oxlint-disable-next-line no-control-regex -- control characters are what it looks for
 const control = /[\u0000-\u001f\u007f-\u009f]/
 
+/** Most keys are, and have nothing that a rule is about. */
+const plain = /^[\w-][\w.-]*(?:\/[\w-][\w.-]*)*$/
+
 /** Why a `/`-separated key is not allowed, if it is not. */
 export const keyRule = (key: string): string | undefined => {
+  if (key.length <= maxKeyBytes && plain.test(key)) return undefined
   if (key === "") return "must not be empty"
   if (key.startsWith("/")) {
     return `must not start with "/" (Go's path.Join would strip it: write ${JSON.stringify(key.replace(/^\/+/, ""))})`

@@ -12,9 +12,9 @@ import { Closed, EtcdError, InvalidArgument } from "../../EtcdError.ts"
 import type { Transport } from "../Transport.ts"
 import { type Batching, makeBatching } from "./batching.ts"
 import { healthOf } from "./health.ts"
+import { makeHedge } from "./hedge.ts"
 import { withNamespace } from "./namespace.ts"
 import {
-  hedge,
   isReadOnly,
   isUnanswered,
   isUnavailable,
@@ -41,7 +41,7 @@ export const makeEtcd = Effect.fnUntraced(function*(
   yield* Effect.addFinalizer(() => Deferred.fail(closed, new EtcdError({ operation: "close", reason: new Closed({}) })))
   const untilClosed = Deferred.await(closed)
 
-  const ask = hedge(settings)
+  const ask = yield* makeHedge(settings)
   const batching = yield* makeBatching(inner, ask, settings.batching ?? "all")
   const transport = withNamespace(guard(batching, closed), settings.namespace)
   const read = retryIdempotent(settings)

@@ -35,8 +35,8 @@ export const retryWhile = (
     Effect.suspend(() => {
       let started = 0n
       let waited = 0
-      return Effect.flatMap(Clock.monotonicTimeNanos, (now) => {
-        started = now
+      return Effect.withFiber<A, EtcdError, R>((fiber) => {
+        started = fiber.getRef(Clock.Clock).monotonicTimeNanosUnsafe()
         return attempt
       }).pipe(
         retryFailed({
@@ -47,15 +47,6 @@ export const retryWhile = (
         })
       )
     })
-}
-
-/**
- * A read that is not answered for long is asked a second time while the first goes on: another member may be quick where this
- * one is frozen, and a slow cluster loses nothing.
- */
-export const hedge = ({ timeout }: RetrySettings) => {
-  const patience = Duration.min(Duration.seconds(2), Duration.divideUnsafe(timeout, 2))
-  return <A, R>(attempt: Effect.Effect<A, EtcdError, R>) => Effect.raceFirst(attempt, Effect.delay(attempt, patience))
 }
 
 /** Reads, and writes that do no harm when they happen twice. */

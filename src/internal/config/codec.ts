@@ -13,8 +13,10 @@
  */
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaAST from "effect/SchemaAST"
+import * as SchemaParser from "effect/SchemaParser"
 import { formatIssue } from "./issue.ts"
 import * as Json from "./json.ts"
 
@@ -68,7 +70,7 @@ const utf8 = new TextEncoder()
 const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
 
 const decodeUtf8 = (bytes: Uint8Array): Effect.Effect<string, string> =>
-  Effect.try({ try: () => strictUtf8.decode(bytes), catch: () => "Expected UTF-8" })
+  Effect.fromResult(Result.try({ try: () => strictUtf8.decode(bytes), catch: () => "Expected UTF-8" }))
 
 const text: Format = {
   write: (encoded) => {
@@ -76,7 +78,7 @@ const text: Format = {
     const quoted = Json.isNull(encoded) || !encoded.isWellFormed() || Option.isSome(Json.stringLiteral(encoded))
     return Effect.succeed(utf8.encode(quoted ? JSON.stringify(encoded) : encoded))
   },
-  read: (bytes) => Effect.map(decodeUtf8(bytes), (bare) => Option.getOrElse(Json.stringLiteral(bare), () => bare))
+  read: (bytes) => Effect.mapEager(decodeUtf8(bytes), (bare) => Option.getOrElse(Json.stringLiteral(bare), () => bare))
 }
 
 const isJson = Schema.is(Schema.Json)
@@ -85,9 +87,9 @@ const json: Format = {
   write: (encoded) =>
     // `Schema.Any` and own declarations can come to this with anything, which JSON.stringify would drop without a word.
     isJson(encoded)
-      ? Effect.map(Json.stringify(encoded), (document) => utf8.encode(document))
+      ? Effect.mapEager(Json.stringify(encoded), (document) => utf8.encode(document))
       : Effect.fail("Expected a value that has a JSON form"),
-  read: (bytes) => Effect.flatMap(decodeUtf8(bytes), Json.parse)
+  read: (bytes) => Effect.flatMapEager(decodeUtf8(bytes), Json.parse)
 }
 
 const raw: Format = {
@@ -101,19 +103,20 @@ const raw: Format = {
 
 const parseOptions: SchemaAST.ParseOptions = { errors: "all", reportInput: false }
 
+// Most schemas need no service and wait for nothing: then there is a result at once, and the runtime takes no steps for it.
 const make = <S extends Schema.Constraint>(
   schema: S,
   format: Format
 ): Codec<S["Type"], S["DecodingServices"], S["EncodingServices"]> => {
-  const encode = Schema.encodeEffect(schema, parseOptions)
-  const decode = Schema.decodeUnknownEffect(schema, parseOptions)
+  const encode = SchemaParser.encodeEffect(schema)
+  const decode = SchemaParser.decodeUnknownEffect(schema)
   return {
     encode: (value) =>
-      Effect.flatMap(Effect.mapError(encode(value), (error) => formatIssue(error.issue)), format.write),
+      Effect.flatMapEager(Effect.mapErrorEager(encode(value, parseOptions), formatIssue), format.write),
     decode: (bytes) =>
-      Effect.flatMap(
+      Effect.flatMapEager(
         format.read(bytes),
-        (encoded) => Effect.mapError(decode(encoded), (error) => formatIssue(error.issue))
+        (encoded) => Effect.mapErrorEager(decode(encoded, parseOptions), formatIssue)
       )
   }
 }

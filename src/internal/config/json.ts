@@ -3,6 +3,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import * as Result from "effect/Result"
 import { formatPath } from "./issue.ts"
 
 // "JSON.parse source text access" and `JSON.rawJSON` are in Node since 21; TypeScript does not know them yet.
@@ -20,46 +21,39 @@ const isLost = (value: unknown, source: string | undefined): boolean =>
   )
 
 /** Fails with what is wrong, in which nothing of the text appears but the names on the path. */
-export const parse = (text: string): Effect.Effect<unknown, string> =>
-  Effect.suspend(() => {
-    let lost: { holder: object; readonly path: Array<string | number> } | undefined
-    // Bottom up: once a lost number is found, each of its parents adds its own key in front.
-    const findLost: Reviver = function(key, value, context) {
-      if (lost === undefined ? isLost(value, context.source) : lost.holder === value) {
-        lost = { holder: this, path: [Array.isArray(this) ? Number(key) : key, ...lost?.path ?? []] }
-      }
-      return value
+export const parse = (text: string): Effect.Effect<unknown, string> => {
+  let lost: { holder: object; readonly path: Array<string | number> } | undefined
+  // Bottom up: once a lost number is found, each of its parents adds its own key in front.
+  const findLost: Reviver = function(key, value, context) {
+    if (lost === undefined ? isLost(value, context.source) : lost.holder === value) {
+      lost = { holder: this, path: [Array.isArray(this) ? Number(key) : key, ...lost?.path ?? []] }
     }
-    return Effect.flatMap(
-      Effect.try({
-        try: () => suspicious.test(text) ? parseWith(text, findLost) : JSON.parse(text) as unknown,
-        // The message of a SyntaxError quotes the text.
-        catch: (error) => error instanceof SyntaxError ? "Expected JSON" : "Expected JSON that is not nested as deeply"
-      }),
-      (value) => {
-        if (lost === undefined) return Effect.succeed(value)
-        // The first key is that of the root in its artificial holder.
-        const path = formatPath(lost.path.slice(1))
-        return Effect.fail(
-          "Expected a number that a double holds (a larger integer is a string in JSON, as Schema.BigInt reads it)" +
-            (path === "" ? "" : ` at ${path}`)
-        )
-      }
-    )
+    return value
+  }
+  const parsed = Result.try({
+    try: () => suspicious.test(text) ? parseWith(text, findLost) : JSON.parse(text) as unknown,
+    // The message of a SyntaxError quotes the text.
+    catch: (error) => error instanceof SyntaxError ? "Expected JSON" : "Expected JSON that is not nested as deeply"
   })
+  if (lost === undefined || Result.isFailure(parsed)) return Effect.fromResult(parsed)
+  // The first key is that of the root in its artificial holder.
+  const path = formatPath(lost.path.slice(1))
+  return Effect.fail(
+    "Expected a number that a double holds (a larger integer is a string in JSON, as Schema.BigInt reads it)" +
+      (path === "" ? "" : ` at ${path}`)
+  )
+}
 
 /**
  * `JSON.stringify`, but numbers are written so that they are read as the same number, by readers of 64-bit integers too.
  * Fails for what has no JSON form.
  */
-export const stringify = (json: unknown): Effect.Effect<string, string> =>
-  Effect.flatMap(
-    Effect.try({
-      try: () => JSON.stringify(json, writeNumber) as string | undefined,
-      catch: () => "Expected a value that has a JSON form"
-    }),
-    (text) => text === undefined ? Effect.fail("Expected a value that has a JSON form") : Effect.succeed(text)
-  )
+export const stringify = (json: unknown): Effect.Effect<string, string> => {
+  const text = Result.try(() => JSON.stringify(json, writeNumber) as string | undefined)
+  return Result.isFailure(text) || text.success === undefined
+    ? Effect.fail("Expected a value that has a JSON form")
+    : Effect.succeed(text.success)
+}
 
 const writeNumber = (_: string, value: unknown): unknown => {
   if (typeof value !== "number") return value

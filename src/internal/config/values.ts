@@ -12,6 +12,7 @@ import {
   type VersionConflict
 } from "../../ConfigError.ts"
 import { type Etcd, type KeyValue, Operation } from "../../Etcd.ts"
+import type { EtcdError } from "../../EtcdError.ts"
 import { keyRule } from "../validate.ts"
 import * as codec from "./codec.ts"
 import { makeCommit } from "./commit.ts"
@@ -28,33 +29,46 @@ export const makeValues = (etcd: Etcd["Service"], root: string) => {
     return keyRule(key) === undefined ? key : undefined
   }
 
+  const decodeValue = <S extends Schema.Constraint>(
+    schema: S,
+    key: string,
+    kv: KeyValue
+  ): Effect.Effect<S["Type"], ConfigDecodeError, S["DecodingServices"]> =>
+    Effect.mapError(
+      codec.decode(schema, kv.value),
+      (issue) => new ConfigDecodeError({ key, version: kv.modRevision, issue })
+    )
+
   const decode = <S extends Schema.Constraint>(
     schema: S,
     key: string,
     kv: KeyValue
   ): Effect.Effect<Versioned<S["Type"]>, ConfigDecodeError, S["DecodingServices"]> =>
-    codec.decode(schema, kv.value).pipe(
-      Effect.mapBoth({
-        onSuccess: (value) => ({ key, value, version: kv.modRevision }),
-        onFailure: (issue) => new ConfigDecodeError({ key, version: kv.modRevision, issue })
-      })
-    )
+    Effect.map(decodeValue(schema, key, kv), (value) => ({ key, value, version: kv.modRevision }))
 
   const commit = makeCommit(etcd, path)
 
   const encode = <S extends Schema.Constraint>(key: string, schema: S, value: S["Type"]) =>
     Effect.mapError(codec.encode(schema, value), (issue) => new ConfigEncodeError({ key, issue }))
 
-  const read = Effect.fnUntraced(function*<S extends Schema.Constraint>(key: string, schema: S) {
-    const { kvs: [kv] } = yield* etcd.range({ key: path(key) })
-    if (kv === undefined) return yield* new ConfigNotFound({ key })
-    return yield* decode(schema, key, kv)
-  })
+  // By plain steps, as `write`: most programs do little else.
+  const find = (key: string): Effect.Effect<KeyValue, ConfigNotFound | EtcdError> =>
+    Effect.flatMap(
+      etcd.range({ key: path(key) }),
+      ({ kvs: [kv] }) => kv === undefined ? Effect.fail(new ConfigNotFound({ key })) : Effect.succeed(kv)
+    )
 
-  const write = Effect.fnUntraced(function*<S extends Schema.Constraint>(key: string, schema: S, value: S["Type"]) {
-    const bytes = yield* encode(key, schema, value)
-    return (yield* etcd.txn({ success: [Operation.put(path(key), bytes)] })).revision
-  })
+  const read = <S extends Schema.Constraint>(key: string, schema: S) =>
+    Effect.flatMap(find(key), (kv) => decode(schema, key, kv))
+
+  const readValue = <S extends Schema.Constraint>(key: string, schema: S) =>
+    Effect.flatMap(find(key), (kv) => decodeValue(schema, key, kv))
+
+  const write = <S extends Schema.Constraint>(key: string, schema: S, value: S["Type"]) =>
+    encode(key, schema, value).pipe(
+      Effect.flatMap((bytes) => etcd.txn({ success: [Operation.put(path(key), bytes)] })),
+      Effect.map(({ revision }) => revision)
+    )
 
   const compareAndSet = <S extends Schema.Constraint>(key: string, schema: S, value: S["Type"], expected: bigint) =>
     Effect.flatMap(
@@ -83,7 +97,7 @@ export const makeValues = (etcd: Etcd["Service"], root: string) => {
     )
   })
 
-  return { path, folder, keyOf, decode, read, write, commit, compareAndSet, remove, list, entries }
+  return { path, folder, keyOf, decode, read, readValue, write, commit, compareAndSet, remove, list, entries }
 }
 
 /** That of a transaction of one key. */

@@ -56,6 +56,15 @@ const makeMetadata = (token: Token, hasLeader = true): Metadata => {
   return metadata
 }
 
+/** The same for all calls with one token: grpc-js copies what it changes. */
+const latestMetadata = () => {
+  let latest: { readonly token: Token; readonly metadata: Metadata } | undefined
+  return (token: Token): Metadata => {
+    if (latest === undefined || latest.token !== token) latest = { token, metadata: makeMetadata(token) }
+    return latest.metadata
+  }
+}
+
 // gRPC's deadlines are wall time. @effect-diagnostics-next-line globalDate:off
 const deadlineIn = (millis: number): number => Date.now() + millis // oxlint-disable-line no-restricted-globals
 
@@ -65,6 +74,7 @@ export const makeConnection = Effect.fnUntraced(function*(
   const timeout = Duration.toMillis(settings.timeout)
   const states = makeCondition()
   const members = yield* Effect.forEach(settings.endpoints, (endpoint) => makeMember(endpoint, settings.tls, states))
+  const metadataOf = latestMetadata()
   let closed = false
 
   for (const member of members) {
@@ -113,7 +123,7 @@ export const makeConnection = Effect.fnUntraced(function*(
   return {
     unary: (token, send) =>
       Effect.suspend(() => {
-        const metadata = makeMetadata(token)
+        const metadata = metadataOf(token)
         const member = chooseReady()
         if (member !== undefined) return member.unary(metadata, deadlineIn(timeout), send)
         // By the clock that nobody sets, so only what is left is wall time.
@@ -126,7 +136,7 @@ export const makeConnection = Effect.fnUntraced(function*(
       Effect.suspend(() => {
         const member = chooseReady()
         return member === undefined ? untilReady(settings.dialTimeout) : Effect.succeed(member)
-      }).pipe(Effect.flatMap((member) => member.open(makeMetadata(token), start))),
+      }).pipe(Effect.flatMap((member) => member.open(metadataOf(token), start))),
     members: members.map((member) => ({
       endpoint: member.endpoint,
       unary: (token, send) => Effect.suspend(() => member.unary(makeMetadata(token, false), deadlineIn(timeout), send))

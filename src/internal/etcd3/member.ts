@@ -62,6 +62,21 @@ const statusOf = (error: ServiceError | null): Status =>
     ? { code: Code.INTERNAL, details: "an answer without a message" }
     : { code: error.code, details: error.details }
 
+// It can be frozen, and assigning to it would throw then.
+const mayLimitTraces = Object.getOwnPropertyDescriptor(Error, "stackTraceLimit")?.writable === true
+
+/** grpc-js takes a stack trace for each call, for an error that is never looked at here. It costs a twentieth of the call. */
+const withoutTrace = <A>(start: () => A): A => {
+  if (!mayLimitTraces) return start()
+  const { stackTraceLimit } = Error
+  Error.stackTraceLimit = 0
+  try {
+    return start()
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit
+  }
+}
+
 /** `states` is told of every change of the member's state. */
 export const makeMember = Effect.fnUntraced(function*(
   at: Endpoint,
@@ -135,11 +150,13 @@ export const makeMember = Effect.fnUntraced(function*(
     unary: (metadata, deadline, send) =>
       Effect.callback((resume) => {
         if (closed) return resume(Effect.fail(shutDown))
-        const call = send(stubs, metadata, { deadline }, (error, response) => {
-          calls.delete(call)
-          if (error === null || isAnswer(error)) heard(response)
-          resume(error === null && response !== undefined ? Effect.succeed(response) : Effect.fail(statusOf(error)))
-        })
+        const call = withoutTrace(() =>
+          send(stubs, metadata, { deadline }, (error, response) => {
+            calls.delete(call)
+            if (error === null || isAnswer(error)) heard(response)
+            resume(error === null && response !== undefined ? Effect.succeed(response) : Effect.fail(statusOf(error)))
+          })
+        )
         calls.add(call)
         sent()
         return Effect.sync(() => {

@@ -95,8 +95,8 @@ const operation = (operation: Operation): IRequestOp => {
         request_put: {
           key: buffer(encodeKey(operation.key)),
           value: valueBytes(operation.value),
-          lease: String(operation.lease ?? 0n),
-          prev_kv: operation.previousKv ?? false
+          ...(operation.lease === undefined ? {} : { lease: String(operation.lease) }),
+          ...(operation.previousKv === undefined ? {} : { prev_kv: operation.previousKv })
         }
       }
     case "Delete":
