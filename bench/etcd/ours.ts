@@ -1,5 +1,6 @@
 /** This library at work. */
 import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -7,6 +8,7 @@ import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import * as SubscriptionRef from "effect/SubscriptionRef"
 import { ConfigCenter, Etcd, layerEtcd, Lock, Operation, Registry, ServiceInstance } from "../../src/index.ts"
 import { type Answer, type Request, serve } from "./protocol.ts"
 
@@ -44,6 +46,16 @@ const heap = Effect.sync(() => {
   globalThis.gc?.()
   globalThis.gc?.()
   return process.memoryUsage().heapUsed
+})
+
+/** What is at hand, again and again. */
+const reading = Effect.fnUntraced(function*<A, E>(request: Request, read: Effect.Effect<A, E>) {
+  const start = performance.now()
+  let count = 0
+  for (; performance.now() < start + request.millis; count += 1000) {
+    for (let index = 0; index < 1000; index++) yield* read
+  }
+  return { count, seconds: (performance.now() - start) / 1000 }
 })
 
 /** Of a core, while nothing happens. */
@@ -88,10 +100,17 @@ const holding = <E>(request: Request, one: (index: number) => Effect.Effect<unkn
     }
   })
 
+/** What etcd says of itself. */
+const etcdWatches = Effect.promise(async () => {
+  const metrics = await (await fetch(`http://${endpoint}/metrics`)).text()
+  return Number(/^etcd_debugging_mvcc_watcher_total (\S+)$/m.exec(metrics)?.[1])
+})
+
 const watchers = (request: Request) =>
   Effect.gen(function*() {
     const key = `${request.key}/0`
     yield* config.set(key, Schema.Int, 0)
+    const watchesBefore = yield* etcdWatches
     const before = yield* heap
     let synced = 0
     let seen = 0
@@ -104,6 +123,7 @@ const watchers = (request: Request) =>
           }))
       ))
     while (synced < request.concurrency) yield* Effect.sleep(20)
+    const watches = (yield* etcdWatches) - watchesBefore
     const bytesEach = ((yield* heap) - before) / request.concurrency
     const millis: Array<number> = []
     for (let round = 1; round <= 5; round++) {
@@ -114,7 +134,7 @@ const watchers = (request: Request) =>
       millis.push(performance.now() - start)
     }
     yield* Fiber.interruptAll(fibers)
-    return { figures: { bytesEach, millisToAll: millis.toSorted((a, b) => a - b)[2] ?? 0 } }
+    return { figures: { bytesEach, etcdWatches: watches, millisToAll: millis.toSorted((a, b) => a - b)[2] ?? 0 } }
   })
 
 const run = (request: Request): Effect.Effect<Answer, unknown, Scope.Scope> => {
@@ -139,25 +159,33 @@ const run = (request: Request): Effect.Effect<Answer, unknown, Scope.Scope> => {
       return Effect.gen(function*() {
         yield* config.set(request.key, Schema.Int, 1)
         const live = yield* config.live(request.key, Schema.Int)
-        const start = performance.now()
-        let count = 0
-        for (; performance.now() < start + request.millis; count += 1000) {
-          for (let index = 0; index < 1000; index++) yield* live.get
-        }
-        return { count, seconds: (performance.now() - start) / 1000 }
+        return yield* reading(request, live.get)
+      })
+    case "instances":
+      return Effect.gen(function*() {
+        const service = request.key.replaceAll("/", "-")
+        yield* registry.register(new ServiceInstance({ name: service, id: "i", address: "10.0.0.1", port: 80 }))
+        const list = yield* SubscriptionRef.make<ReadonlyArray<ServiceInstance>>([])
+        yield* Effect.forkScoped(
+          Stream.runForEach(registry.instances(service), (instances) => SubscriptionRef.set(list, instances))
+        )
+        yield* Stream.runHead(Stream.filter(SubscriptionRef.changes(list), (instances) => instances.length > 0))
+        return yield* reading(request, SubscriptionRef.get(list))
       })
     case "watch":
       return Effect.gen(function*() {
         yield* config.set(request.key, Schema.Int, 0)
         let seen = (): void => {}
+        const synced = yield* Deferred.make<void>()
         const opened = yield* Effect.forkScoped(
           Stream.runForEach(config.watch(request.key, Schema.Int), (event) =>
-            Effect.sync(() => {
-              if (event._tag === "Put") seen()
-            })),
-          { startImmediately: true }
+            event._tag === "Synced"
+              ? Deferred.succeed(synced, undefined)
+              : Effect.sync(() => {
+                if (event._tag === "Put") seen()
+              }))
         )
-        yield* Effect.sleep("300 millis")
+        yield* Deferred.await(synced)
         const answer = yield* repeat({ ...request, concurrency: 1 }, () => {
           const event = new Promise<void>((resume) => {
             seen = resume
@@ -179,6 +207,8 @@ const run = (request: Request): Effect.Effect<Answer, unknown, Scope.Scope> => {
         (index) =>
           registry.register(new ServiceInstance({ name: request.key, id: `i${index}`, address: "10.0.0.1", port: 80 }))
       )
+    case "idle":
+      return Effect.map(idle(request.millis), (idlePercent) => ({ figures: { idlePercent } }))
     case "fill":
       // Keys that have nothing to do with the rest.
       return Effect.as(

@@ -26,10 +26,10 @@ const [, , peer, endpoint = ""] = process.argv
 const bare = async (): Promise<(request: Request) => Promise<Answer>> => {
   const channel = new Channel(endpoint, credentials.createInsecure(), {})
   const stubs = new Stubs({ hosts: "unused", grpcOptions: { channelOverride: channel } })
-  const kv = await stubs.stub("KV") as Record<"range" | "put", Call>
+  const kv = await stubs.stub("KV") as Record<"range" | "put" | "txn", Call>
   const watching = await stubs.stub("Watch") as { readonly watch: (metadata: Metadata) => WatchStream }
   const metadata = new GrpcMetadata()
-  const call = (name: "range" | "put", request: object) =>
+  const call = (name: "range" | "put" | "txn", request: object) =>
     new Promise((resolve, reject) => {
       kv[name](request, metadata, { deadline: Date.now() + 5000 }, (error, answer) =>
         error === null ? resolve(answer) : reject(error))
@@ -39,6 +39,7 @@ const bare = async (): Promise<(request: Request) => Promise<Answer>> => {
     const name = (index: number) => `${request.key}/${index}`
     switch (request.scenario) {
       case "get":
+        for (let index = 0; index < request.concurrency; index++) await put(name(index))
         return repeat(request, (index) => call("range", { key: Buffer.from(name(index)) }))
       case "set":
         return repeat(request, (index) => put(name(index)))
@@ -62,11 +63,22 @@ const bare = async (): Promise<(request: Request) => Promise<Answer>> => {
           return Promise.all([put(request.key), event])
         })
       }
+      // Reads of many keys at once, in the two ways that a transaction has for it.
+      case "ranges":
+        return repeat(request, () => call("txn", { success: ranges(request.key) }))
+      case "nested":
+        return repeat(
+          request,
+          () => call("txn", { success: ranges(request.key).map((range) => ({ request_txn: { success: [range] } })) })
+        )
       default:
         return { error: "no such scenario" }
     }
   }
 }
+
+const ranges = (key: string) =>
+  Array.from({ length: 64 }, (_, index) => ({ request_range: { key: Buffer.from(`${key}/${index}`) } }))
 
 const etcd3 = async (): Promise<(request: Request) => Promise<Answer>> => {
   const client = new Etcd3({ hosts: endpoint })

@@ -46,10 +46,15 @@ export const makeLive = <S extends Schema.Constraint>(
     )
     const first = Deferred.makeUnsafe<State<S["Type"]>, Failure>()
     let state: State<S["Type"]> | undefined
+    const valueOf = ({ value }: State<S["Type"]>): Effect.Effect<S["Type"], ConfigNotFound> =>
+      Option.isSome(value) ? Effect.succeed(value.value) : Effect.fail(new ConfigNotFound({ key }))
+    // Made when it changes: it is read far more often. Nobody reads before the first one.
+    let latest: Effect.Effect<S["Type"], ConfigNotFound> = Effect.fail(new ConfigNotFound({ key }))
 
     const become = (next: State<S["Type"]>) =>
       Effect.suspend(() => {
         state = next
+        latest = valueOf(next)
         return Effect.andThen(PubSub.publish(published, next), Deferred.succeed(first, next))
       })
 
@@ -91,16 +96,13 @@ export const makeLive = <S extends Schema.Constraint>(
     )
 
     const current = yield* Deferred.await(first)
-    const latest = Effect.sync(() => state ?? current)
     const states = Stream.takeWhile(Stream.fromPubSub(published), (state) => state !== undefined)
-    const valueOf = ({ value }: State<S["Type"]>): Effect.Effect<S["Type"], ConfigNotFound> =>
-      Option.isSome(value) ? Effect.succeed(value.value) : Effect.fail(new ConfigNotFound({ key }))
 
     return {
       key,
-      get: Effect.flatMap(latest, valueOf),
+      get: Effect.suspend(() => latest),
       changes: states.pipe(Stream.changesWith((a, b) => a.serial === b.serial), Stream.mapEffect(valueOf)),
-      status: Effect.map(latest, (state) => state.status),
+      status: Effect.sync(() => (state ?? current).status),
       statusChanges: states.pipe(Stream.map((state) => state.status), Stream.changes)
     }
   }))

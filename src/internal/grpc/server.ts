@@ -7,7 +7,7 @@ import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
-import { HealthImplementation } from "grpc-health-check"
+import type { HealthImplementation } from "grpc-health-check"
 
 /** The port that is bound, or why none is. It cannot be interrupted: grpc-js has no way to take back a bind to port 0. */
 export const bind = (
@@ -66,32 +66,43 @@ const status = (serving: boolean) => serving ? "SERVING" : "NOT_SERVING"
 
 /** Adds the health service for the server as a whole (`""`) and for the named gRPC services. Serving from the start. */
 export const addHealth = (server: Server, services: ReadonlyArray<string>): Effect.Effect<Health, string> =>
-  Effect.try({
-    try: () => {
-      const names = ["", ...services]
-      const implementation = new HealthImplementation(Object.fromEntries(names.map((name) => [name, status(true)])))
-      const watching = new Set<Watch>()
-      implementation.addToServer({
-        addService: (definition, handlers) => {
-          // Of the four kinds of handler that the untyped table allows, this is a server stream.
-          const watch = handlers["watch"] as handleServerStreamingCall<unknown, unknown>
-          server.addService(definition, {
-            ...handlers,
-            watch: (call: Watch) => {
-              watching.add(call)
-              call.once("cancelled", () => watching.delete(call))
-              watch(call)
-            }
-          })
+  // Who serves nothing does not wait for it to be loaded.
+  Effect.flatMap(
+    Effect.tryPromise({ try: () => import("grpc-health-check"), catch: messageOf }),
+    ({ HealthImplementation }) =>
+      Effect.try({
+        try: () => {
+          const names = ["", ...services]
+          const health = new HealthImplementation(Object.fromEntries(names.map((name) => [name, status(true)])))
+          return addImplementation(server, names, health)
+        },
+        catch: messageOf
+      })
+  )
+
+const messageOf = (cause: unknown): string => cause instanceof Error ? cause.message : String(cause)
+
+const addImplementation = (server: Server, names: ReadonlyArray<string>, health: HealthImplementation): Health => {
+  const watching = new Set<Watch>()
+  health.addToServer({
+    addService: (definition, handlers) => {
+      // Of the four kinds of handler that the untyped table allows, this is a server stream.
+      const watch = handlers["watch"] as handleServerStreamingCall<unknown, unknown>
+      server.addService(definition, {
+        ...handlers,
+        watch: (call: Watch) => {
+          watching.add(call)
+          call.once("cancelled", () => watching.delete(call))
+          watch(call)
         }
       })
-      return {
-        set: (serving) => Effect.sync(() => names.forEach((name) => implementation.setStatus(name, status(serving)))),
-        endUnsafe: () => {
-          watching.forEach((call) => call.end())
-          watching.clear()
-        }
-      } satisfies Health
-    },
-    catch: (cause) => cause instanceof Error ? cause.message : String(cause)
+    }
   })
+  return {
+    set: (serving) => Effect.sync(() => names.forEach((name) => health.setStatus(name, status(serving)))),
+    endUnsafe: () => {
+      watching.forEach((call) => call.end())
+      watching.clear()
+    }
+  }
+}
