@@ -42,6 +42,8 @@ export class Server {
   readonly process: Process
   /** Told of each revision at once. */
   onCommit: (commit: Commit) => void = () => {}
+  /** Told when an older state has been restored. */
+  onRestore: () => void = () => {}
   /** For which keys no client has a role. */
   forbids: ((key: string) => boolean) | undefined
   /** How often an older state has been restored. */
@@ -123,6 +125,7 @@ export class Server {
     this.store.restore(snapshot)
     this.histories++
     this.observer = this.observe(this.store.revision + 1n)
+    this.onRestore()
   }
 
   delete(key: string): void {

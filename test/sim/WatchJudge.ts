@@ -21,7 +21,7 @@ type State = ReadonlyMap<string, Present>
 /** What etcd did to the keys that are watched. */
 export class WatchedKeys {
   readonly events: Array<Exclude<Told, { readonly _tag: "Synced" }>> = []
-  private readonly keyOf: (key: string) => string | undefined
+  readonly keyOf: (key: string) => string | undefined
   private readonly valueOf: (value: Uint8Array) => string
 
   constructor(keyOf: (key: string) => string | undefined, valueOf: (value: Uint8Array) => string) {
@@ -114,8 +114,16 @@ export class Watcher {
     if (missed !== undefined) this.fails("every revision once and in order", `it was never told ${show(missed)}`)
   }
 
-  /** It knows what is in etcd now. */
-  endsWith(present: ReadonlyMap<string, string>): void {
+  /**
+   * It knows what is in etcd now, after an older state was restored once. That can be noticed for as long as etcd is behind what the watcher
+   * has been told.
+   */
+  judgeRestored(present: ReadonlyMap<string, string>): void {
+    const { revision } = this.world.server.store
+    if (this.told.some((event) => event.revision > revision)) this.endsWith(present)
+  }
+
+  private endsWith(present: ReadonlyMap<string, string>): void {
     const known = new Map<string, string>()
     for (const event of this.told) {
       if (event._tag === "Put") known.set(event.key, event.value)

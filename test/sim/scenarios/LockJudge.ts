@@ -18,6 +18,16 @@ interface EntryOf {
   readonly by: string
 }
 
+/** Who holds by an entry, and in which history of etcd it entered: what is restored can give the same token to two entries. */
+interface Holder {
+  readonly who: string
+  readonly number: number
+  readonly history: number
+}
+
+/** Of an entry: whose lease it is on. */
+const ownerOf = (key: string): string => `c${Number(BigInt(`0x${key.slice(key.lastIndexOf("/") + 1)}`) & 0xffn) - 1}`
+
 /** Of the margin of a lease, what clocks of different rates and the rounding of timers leave for lateness. In milliseconds. */
 const spare = (ttl: number): number => Math.max(100, ttl * 20) - 2 * (clockBound + 0.0002) * ttl * 1000 - 3
 
@@ -30,10 +40,9 @@ export class LockJudge {
   private readonly firsts = new Set<string>()
   /** The greatest token that has entered, by lock. */
   private readonly entered = new Map<string, bigint>()
-  /** The greatest token that the resource has seen, by lock. */
-  private readonly greatest = new Map<string, bigint>()
-  private readonly holding = new Map<string, string>()
-  private readonly lossTimes = new Map<string, number>()
+  private readonly holding = new Map<string, Holder>()
+  /** When whoever took it was told, by action. */
+  private readonly lossTimes = new Map<number, number>()
   private readonly meddled: boolean
   private readonly restored: boolean
   private readonly calm: boolean
@@ -46,6 +55,7 @@ export class LockJudge {
     this.meddled = this.restored || hasFault(plan, "revoke", "delete")
     this.calm = isCalm(plan)
     world.server.onCommit = (commit) => this.commit(commit)
+    world.server.onRestore = () => this.restore()
   }
 
   // ---------------------------------------------------------------------------
@@ -53,7 +63,6 @@ export class LockJudge {
   // ---------------------------------------------------------------------------
 
   private commit({ events, who }: Commit): void {
-    if (this.restored) return
     for (const event of events) {
       const key = event._tag === "Put" ? event.kv.key : event.key
       if (key.startsWith("/data/") && event._tag === "Put") {
@@ -70,9 +79,25 @@ export class LockJudge {
       } else {
         this.world.violate("an entry is written once", `${key} by ${who}`)
       }
-      const first = this.firstOf(path)
-      if (first !== undefined) this.firsts.add(`${path} ${first.token}`)
+      this.noteFirst(path)
     }
+  }
+
+  /** A new history: who is first, and which tokens are greater, begins anew. */
+  private restore(): void {
+    this.entries.clear()
+    this.entered.clear()
+    const answer = this.world.server.store.range({ prefix: root, keysOnly: true })
+    if (answer._tag === "Failure") return
+    for (const { createRevision: token, key } of answer.success.kvs) {
+      this.entries.set(key, { key, path: key.slice(0, key.lastIndexOf("/") + 1), token, by: ownerOf(key) })
+    }
+    for (const { path } of this.entries.values()) this.noteFirst(path)
+  }
+
+  private noteFirst(path: string): void {
+    const first = this.firstOf(path)
+    if (first !== undefined) this.firsts.add(`${path} ${first.token}`)
   }
 
   private firstOf(path: string): EntryOf | undefined {
@@ -89,14 +114,23 @@ export class LockJudge {
       this.world.violate("nobody releases another's lock", `${who} deleted ${entry.key} (token ${entry.token})`)
     }
     const holder = this.holding.get(`${entry.path} ${entry.token}`)
-    if (holder !== undefined && !this.lossTimes.has(`${entry.path} ${entry.token}`)) {
-      this.world.violate("a lock is not released under its holder", `${who} deleted ${entry.key}, held by ${holder}`)
+    if (
+      holder !== undefined && holder.history === this.world.server.histories && !this.lossTimes.has(holder.number)
+    ) {
+      this.world.violate(
+        "a lock is not released under its holder",
+        `${who} deleted ${entry.key}, held by ${holder.who}`
+      )
     }
   }
 
   private commitFenced(key: string, token: bigint): void {
-    const first = this.firstOf(`${root}${key}/`)
-    if (first?.token !== token) {
+    const path = `${root}${key}/`
+    const first = this.firstOf(path)
+    // An older state brings entries back that their owners have given up: nobody else holds by them.
+    const isThere = this.restored &&
+      [...this.entries.values()].some((entry) => entry.path === path && entry.token === token)
+    if (first?.token !== token && !isThere) {
       this.world.violate("only the holder commits fenced writes", `${key}: token ${token}, first is ${first?.token}`)
     }
   }
@@ -134,32 +168,28 @@ export class LockJudge {
     const id = this.id(action, token)
     this.world.record(who, "enters", `${action.key} token ${token}`)
     const last = this.entered.get(action.key) ?? 0n
-    if (!this.restored) {
-      if (!this.firsts.has(id)) {
-        this.world.violate("who enters was the first in line", `${who} entered ${action.key} with token ${token}`)
-      }
-      if (token === last || (token < last && !this.isMeddledWith(action))) {
-        this.world.violate("tokens grow", `${who} entered ${action.key} with token ${token} after ${last}`)
-      }
+    if (!this.firsts.has(id)) {
+      this.world.violate("who enters was the first in line", `${who} entered ${action.key} with token ${token}`)
+    }
+    if ((token === last && !this.restored) || (token < last && !this.isMeddledWith(action))) {
+      this.world.violate("tokens grow", `${who} entered ${action.key} with token ${token} after ${last}`)
     }
     if (token > last) this.entered.set(action.key, token)
-    this.holding.set(id, who)
+    this.holding.set(id, { who, number, history: this.world.server.histories })
   }
 
   step(action: LockAction, number: number, token: bigint): void {
     const who = this.who(action, number)
     this.world.record(who, "step", `${action.key} token ${token}`)
-    const greatest = this.greatest.get(action.key) ?? 0n
     const newest = this.entered.get(action.key) ?? 0n
-    if (token > greatest) this.greatest.set(action.key, token)
     if (token < newest) {
       this.staleWrites++
       if (!this.isMeddledWith(action)) {
         this.world.violate("one holder at a time", `${who} writes ${action.key} with token ${token} after ${newest}`)
       }
     }
-    const known = this.lossTimes.get(this.id(action, token))
-    if (known !== undefined && !this.restored && this.world.now > known && this.plan.manners.stalls === 0) {
+    const known = this.lossTimes.get(number)
+    if (known !== undefined && this.world.now > known && this.plan.manners.stalls === 0) {
       this.world.violate("no step after the loss is known", `${who} writes ${action.key} with token ${token}`)
     }
   }
@@ -168,10 +198,9 @@ export class LockJudge {
     this.world.record(this.who(action, number), "fenced", `${action.key} token ${token}: ${tagOf(exit)}`)
   }
 
-  lossKnown(action: LockAction, token: bigint): void {
+  lossKnown(action: LockAction, number: number, token: bigint): void {
     this.world.record(`c${action.client}`, "lost", `${action.key} token ${token}`)
-    const id = this.id(action, token)
-    if (!this.lossTimes.has(id)) this.lossTimes.set(id, this.world.now)
+    if (!this.lossTimes.has(number)) this.lossTimes.set(number, this.world.now)
   }
 
   leaves(action: LockAction, number: number, token: bigint): void {

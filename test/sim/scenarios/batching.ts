@@ -1,4 +1,5 @@
 /** Many fibers of a client ask at the same moment, so that what they ask for travels together: each gets what it would have got alone. */
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
@@ -7,16 +8,27 @@ import type { EtcdError } from "../../../src/EtcdError.ts"
 import { makeHistory, outcomeOf } from "../configHistory.ts"
 import { type Call, checkLinearizable, type Outcome, showVerdict } from "../linearizable.ts"
 import { type Plan, planFaults, planManners, planRates } from "../plan.ts"
+import type { Random } from "../random.ts"
 import type { Scenario } from "../Scenario.ts"
 import { describe, type World } from "../World.ts"
-import { drive, isCalm, outages, tagOf } from "./drive.ts"
+import { drive, hasFault, isCalm, outages, tagOf } from "./drive.ts"
 
 export interface Member {
   /**
-   * `pair`: puts both keys. `fenced`: compares and sets `key` if `other` exists. `unleased`: puts with a lease that nobody has;
-   * `forbidden`: one of the keys is for nobody.
+   * `pair`: puts both keys. `fenced`: compares and sets `key` if `other` exists. `leased`: puts with the lease of its action;
+   * `unleased`: with one that nobody has; `forbidden`: one of the keys is for nobody.
    */
-  readonly how: "get" | "put" | "pair" | "compareAndSet" | "fenced" | "delete" | "unleased" | "forbidden" | "peek"
+  readonly how:
+    | "get"
+    | "put"
+    | "pair"
+    | "compareAndSet"
+    | "fenced"
+    | "delete"
+    | "leased"
+    | "unleased"
+    | "forbidden"
+    | "peek"
   readonly key: string
   readonly other: string
   /** Is interrupted after so long, in milliseconds. */
@@ -30,6 +42,8 @@ export interface BatchAction {
   readonly rounds: number
   readonly pace: number
   readonly members: ReadonlyArray<Member>
+  /** Seconds, of a lease that nobody keeps alive. */
+  readonly ttl?: number | undefined
 }
 
 const length = 4000
@@ -91,16 +105,40 @@ const plan: Scenario<BatchAction>["plan"] = (random): Plan<BatchAction> => {
       "compact"
     ]
   })
-  return {
+  const whole: Plan<BatchAction> = {
     clients,
     rates: planRates(random, clients + 1),
     manners: planManners(random),
     faults: faults.map((fault) =>
       random.chance(0.5) ? { ...fault, at: Math.max(0, (moments[0] ?? 0) - random.below(20)) } : fault
-    ).sort((a, b) => a.at - b.at),
-    actions: actions.sort((a, b) => a.at - b.at)
+    ),
+    actions
   }
+  const { actions: all, faults: some } = random.chance(0.4) ? withLeases(random, whole) : whole
+  return { ...whole, faults: [...some].sort((a, b) => a.at - b.at), actions: [...all].sort((a, b) => a.at - b.at) }
 }
+
+/** Some puts are on leases, which end while others write; in half of these runs an operator interferes as well. */
+const withLeases = (random: Random, plan: Plan<BatchAction>): Plan<BatchAction> => ({
+  ...plan,
+  actions: plan.actions.map((action) => ({
+    ...action,
+    ttl: random.pick([1, 1, 2, 3]),
+    pace: action.pace === 100 ? 400 : action.pace,
+    members: action.members.map((member) =>
+      (member.how === "put" || member.how === "pair") && random.chance(0.6) ? { ...member, how: "leased" } : member
+    )
+  })),
+  faults: random.chance(0.5) ? plan.faults : [
+    ...plan.faults,
+    ...planFaults(random, {
+      clients: plan.clients,
+      until: length,
+      most: 4,
+      kinds: ["revoke", "revoke", "delete", "delete", "restore"]
+    })
+  ]
+})
 
 const decoder = new TextDecoder()
 
@@ -144,7 +182,7 @@ const setOrNot = (
   return { _tag: "Conflict", actual: there._tag === "Found" ? there.version ?? 0n : 0n }
 }
 
-const questionOf = ({ how, key, other }: Member, value: number, expected: bigint): Question => {
+const questionOf = ({ how, key, other }: Member, value: number, expected: bigint, lease: bigint): Question => {
   const set: Call = { _tag: "set", value }
   const txn = (
     calls: Question["calls"],
@@ -171,6 +209,8 @@ const questionOf = ({ how, key, other }: Member, value: number, expected: bigint
       return puts([key])
     case "pair":
       return puts(key === other ? [key] : [key, other])
+    case "leased":
+      return puts([key], lease)
     case "unleased":
       return puts([key], nobodysLease)
     case "forbidden":
@@ -206,10 +246,11 @@ const questionOf = ({ how, key, other }: Member, value: number, expected: bigint
 }
 
 /** How each may end when nothing goes wrong. */
-const ends: { readonly [how in Member["how"]]?: string } = {
-  unleased: "EtcdError LeaseNotFound",
-  forbidden: "EtcdError PermissionDenied",
-  peek: "EtcdError PermissionDenied"
+const ends: { readonly [how in Member["how"]]?: ReadonlyArray<string> } = {
+  leased: ["done", "EtcdError LeaseNotFound"],
+  unleased: ["EtcdError LeaseNotFound"],
+  forbidden: ["EtcdError PermissionDenied"],
+  peek: ["EtcdError PermissionDenied"]
 }
 
 const play = (world: World, plan: Plan<BatchAction>): void => {
@@ -220,9 +261,13 @@ const play = (world: World, plan: Plan<BatchAction>): void => {
   const refused = new Map<string, string>()
   const versions = new Map<string, bigint>()
   world.server.forbids = (key) => key === forbidden
-  world.server.onCommit = ({ events }) => {
+  world.server.onCommit = ({ events, who }) => {
     for (const event of events) {
-      if (event._tag !== "Put") continue
+      if (event._tag !== "Put") {
+        // What a lease took along, or an operator, is a deletion as any other.
+        if (!who.startsWith("c")) history.invoke(who, event.key, { _tag: "delete" })({ _tag: "Deleted" })
+        continue
+      }
       const write = `${event.kv.key}=${decoder.decode(event.kv.value)}`
       const times = (written.get(write) ?? 0) + 1
       written.set(write, times)
@@ -236,14 +281,14 @@ const play = (world: World, plan: Plan<BatchAction>): void => {
     const tag = tagOf(exit)
     world.record(name, member.how, `${member.key} ${tag}`)
     if (tag === "interrupted" && member.patience !== undefined) return
-    if (tag === (ends[member.how] ?? "done") || (!calm && outages.includes(tag))) return
+    if ((ends[member.how] ?? ["done"]).includes(tag) || (!calm && outages.includes(tag))) return
     world.violate("each has its own answer", `${name} ${member.how}: ${describe(exit)}`)
   }
 
   /** One call, and what its caller was told. */
-  const once = (etcd: Etcd["Service"], name: string, member: Member, value: number) =>
+  const once = (etcd: Etcd["Service"], name: string, member: Member, value: number, lease: bigint) =>
     Effect.suspend(() => {
-      const { ask, calls } = questionOf(member, value, versions.get(member.key) ?? 0n)
+      const { ask, calls } = questionOf(member, value, versions.get(member.key) ?? 0n, lease)
       const told = calls.map(([key, call]) => history.invoke(name, key, call))
       return Effect.onExit(ask(etcd), (exit) =>
         Effect.sync(() => {
@@ -270,9 +315,10 @@ const play = (world: World, plan: Plan<BatchAction>): void => {
     length: length + 10,
     run: ({ etcd, process }, action, number) =>
       Effect.gen(function*() {
+        const lease = action.ttl === undefined ? nobodysLease : yield* leaseOf(etcd, action.ttl)
         for (let round = 0; round < action.rounds; round++) {
           yield* Effect.forEach(action.members, (member, index) =>
-            once(etcd, `${process.name}.${number}.${index}`, member, number * 10_000 + round * 100 + index), {
+            once(etcd, `${process.name}.${number}.${index}`, member, number * 10_000 + round * 100 + index, lease), {
             concurrency: "unbounded",
             discard: true
           })
@@ -290,9 +336,16 @@ const play = (world: World, plan: Plan<BatchAction>): void => {
   for (const number of course.open()) world.violate("every call ends", `c${plan.actions[number]?.client}.${number}`)
   // What was sent and given up may still be applied.
   course.wait(5000)
-  const verdict = checkLinearizable(history.operations)
-  if (verdict._tag !== "Linearizable") world.violate("what travels together is linearizable", showVerdict(verdict))
+  // An older state contradicts what had been told before it.
+  if (!hasFault(plan, "restore")) {
+    const verdict = checkLinearizable(history.operations)
+    if (verdict._tag !== "Linearizable") world.violate("what travels together is linearizable", showVerdict(verdict))
+  }
   world.finish(course.clients)
 }
+
+/** In an outage, one that nobody has. */
+const leaseOf = (etcd: Etcd["Service"], ttl: number): Effect.Effect<bigint> =>
+  Effect.orElseSucceed(Effect.map(etcd.leaseGrant(Duration.seconds(ttl)), ({ id }) => id), () => nobodysLease)
 
 export const batching: Scenario<BatchAction> = { name: "batching", plan, play }

@@ -11,7 +11,7 @@ import { type Plan, planFaults, planManners, planRates } from "../plan.ts"
 import type { Scenario } from "../Scenario.ts"
 import { WatchedKeys, Watcher } from "../WatchJudge.ts"
 import { describe, type World } from "../World.ts"
-import { drive, hasFault, isCalm, outages, tagOf, untilSynced } from "./drive.ts"
+import { drive, hasFault, isCalm, isRestoredOnce, outages, tagOf, untilSynced } from "./drive.ts"
 
 /** Times in milliseconds. */
 export interface ConfigAction {
@@ -237,6 +237,17 @@ const play = (world: World, plan: Plan<ConfigAction>): void => {
         world.violate("live ends equal to the store", `c${client}: ${key} is ${present}, live shows ${value}`)
       }
     }
+  }
+  if (isRestoredOnce(plan)) {
+    const answer = world.server.store.range({ prefix })
+    const present = (keys: WatchedKeys) =>
+      new Map(
+        (answer._tag === "Failure" ? [] : answer.success.kvs).flatMap((kv) => {
+          const key = keys.keyOf(kv.key)
+          return key === undefined ? [] : [[key, decoder.decode(kv.value)] as const]
+        })
+      )
+    for (const { keys, watcher } of watchers.filter(alive)) watcher.judgeRestored(present(keys))
   }
   closing = true
   // A live value ends with the scope that it was opened in.

@@ -93,6 +93,10 @@ export const drive = <Action extends { readonly client: number; readonly at: num
 export const hasFault = (plan: Plan<unknown>, ...names: ReadonlyArray<FaultName>): boolean =>
   plan.faults.some(({ fault }) => names.includes(fault))
 
+/** An older state was restored, once: of several, the later ones can hide what the first one has undone. */
+export const isRestoredOnce = (plan: Plan<unknown>): boolean =>
+  plan.faults.filter(({ fault }) => fault === "restore").length === 1
+
 /** Nothing goes wrong: what fails here fails without any excuse. */
 export const isCalm = (plan: Plan<unknown>): boolean => plan.faults.length === 0 && plan.manners.stalls === 0
 

@@ -126,7 +126,7 @@ const attempt = (judge: LockJudge, client: Client<Lock>, action: LockAction, num
   const body = (handle: LockHandle, checked: Effect.Effect<void, unknown>) =>
     Effect.gen(function*() {
       const lost = yield* Effect.forkChild(
-        Effect.catch(handle.lost, () => Effect.sync(() => judge.lossKnown(action, handle.fencingToken)))
+        Effect.catch(handle.lost, () => Effect.sync(() => judge.lossKnown(action, number, handle.fencingToken)))
       )
       for (let step = 0; step < action.steps; step++) {
         yield* checked

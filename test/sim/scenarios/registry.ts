@@ -9,7 +9,7 @@ import { type Plan, planFaults, planManners, planRates } from "../plan.ts"
 import type { Scenario } from "../Scenario.ts"
 import { WatchedKeys, Watcher } from "../WatchJudge.ts"
 import { describe, type World } from "../World.ts"
-import { drive, hasFault, isCalm, outages, tagOf, untilSynced } from "./drive.ts"
+import { drive, hasFault, isCalm, isRestoredOnce, outages, tagOf, untilSynced } from "./drive.ts"
 
 /** Times in milliseconds. */
 export interface RegistryAction {
@@ -222,6 +222,7 @@ const play = (world: World, plan: Plan<RegistryAction>): void => {
   for (const { client, watcher } of watchers) {
     if (world.isCrashed(client)) continue
     if (!restored) watcher.judge(keys, hasFault(plan, "compact"))
+    else if (isRestoredOnce(plan)) watcher.judgeRestored(present(world))
   }
   if (!restored) {
     for (const { client, latest, name } of lists) {

@@ -21,8 +21,8 @@ export const variants: ReadonlyArray<BrokenVariant> = [
   { name: "watch resumes at header", scenario: "config", client: resumesAtTheHeader, seed: 567 },
   { name: "release by name", scenario: "registry", client: releaseByName, seed: 297 },
   { name: "blind retry", scenario: "config", client: blindRetry, seed: 5 },
-  // Not with locks any more: they repeat what is unavailable as they repeat what is ambiguous.
   { name: "absence is proof", scenario: "config", client: absenceIsProof, seed: 115 },
+  { name: "absence disproves a claim", scenario: "locks", client: absenceIsProof, seed: 532 },
   { name: "list and watch with a gap", scenario: "config", client: listAndWatchWithAGap, seed: 5 },
   { name: "shared session", scenario: "locks", client: sharedSession, seed: 1 },
   { name: "registration gives up", scenario: "registry", client: givesUp, seed: 807 },

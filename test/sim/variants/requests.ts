@@ -37,21 +37,35 @@ export const blindRetry: Variant = {
   })
 }
 
-/** A write that timed out has failed if what it wrote is not there. */
+/**
+ * A write that timed out has failed if what it wrote is not there, for good: a key that it puts there later all the same is not looked for
+ * among those of the lease either.
+ */
 export const absenceIsProof: Variant = {
-  port: (etcd) => ({
-    ...etcd,
-    txn: (request) =>
-      Effect.catch(etcd.txn(request), (error) => {
+  port: (etcd) => {
+    const failed = new Set<string>()
+    return {
+      ...etcd,
+      txn: (request) => {
         const [put] = request.success ?? []
-        if (error.reason._tag !== "Ambiguous" || put?._tag !== "Put") return Effect.fail(error)
-        const reason = new Unavailable({ detail: "it is not there", sent: false })
-        return Effect.flatMap(
-          holds(etcd, put.key, put.value),
-          (written) => Effect.fail(written ? error : new EtcdError({ ...error, reason }))
-        )
-      })
-  })
+        if (put?._tag !== "Put") return etcd.txn(request)
+        return Effect.catch(Effect.tap(etcd.txn(request), () => Effect.sync(() => failed.delete(put.key))), (error) => {
+          if (error.reason._tag !== "Ambiguous") return Effect.fail(error)
+          const reason = new Unavailable({ detail: "it is not there", sent: false })
+          return Effect.flatMap(holds(etcd, put.key, put.value), (written) => {
+            if (written) return Effect.fail(error)
+            failed.add(put.key)
+            return Effect.fail(new EtcdError({ ...error, reason }))
+          })
+        })
+      },
+      leaseTimeToLive: (id) =>
+        Effect.map(etcd.leaseTimeToLive(id), (lease) => ({
+          ...lease,
+          keys: lease.keys.filter((key) => !failed.has(key))
+        }))
+    }
+  }
 }
 
 const holds = (etcd: Etcd["Service"], key: string, value: string | Uint8Array) =>
