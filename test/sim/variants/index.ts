@@ -18,7 +18,7 @@ export const variants: ReadonlyArray<BrokenVariant> = [
   { name: "deadline from receipt", scenario: "locks", client: deadlineFromReceipt, seed: 20 },
   { name: "loss at twice the TTL", scenario: "locks", client: lossAtTwiceTheTtl, seed: 16 },
   { name: "waiter trusts its key", scenario: "locks", client: waiterTrustsItsKey, seed: 272 },
-  { name: "watch resumes at header", scenario: "config", client: resumesAtTheHeader, seed: 567 },
+  { name: "watch resumes at header", scenario: "config", client: resumesAtTheHeader, seed: 126 },
   { name: "release by name", scenario: "registry", client: releaseByName, seed: 297 },
   { name: "blind retry", scenario: "config", client: blindRetry, seed: 5 },
   { name: "absence is proof", scenario: "config", client: absenceIsProof, seed: 115 },
