@@ -283,6 +283,31 @@ describe("a lock that is handed over within a process", () => {
       yield* second.done
     }))
 
+  it.effect("an entry that a restored snapshot brought back on the lease of the next one is deleted by a renewal", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { lock } = yield* world.client
+      yield* Effect.forEach([1, 2], () => lock.withLock("warm", { ttl })(Effect.sleep("1 millis")), {
+        concurrency: 2
+      }).pipe(Effect.forkChild)
+      yield* TestClock.adjust("10 millis")
+      const spare = [...world.store.snapshot().leases.keys()][1] ?? 0n
+      yield* world.operator.txn({
+        success: [{ _tag: "Put", key: `/locks/job/${spare.toString(16)}`, value: "", lease: spare }]
+      })
+      const first = yield* worker(lock)
+      const second = yield* worker(lock)
+      assert.isFalse(first.isInside())
+      yield* TestClock.adjust("11 seconds")
+      assert.deepStrictEqual([first.isInside(), second.isInside()], [true, false])
+      yield* first.end
+      yield* settle
+      assert.isTrue(second.isInside())
+      yield* second.end
+      yield* second.done
+      assert.deepStrictEqual(yield* world.keys, [])
+    }))
+
   it.effect("unlock inside the body hands over before the body ends", () =>
     Effect.gen(function*() {
       const world = yield* makeWorld

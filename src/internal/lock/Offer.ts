@@ -49,7 +49,7 @@ export const successorOf = (path: string, place: Place) => (): Successor | undef
   const offer = place.next()?.offer
   if (offer === undefined || offer.begun) return undefined
   const { label, outcome, slot } = offer
-  if (slot.lossUnsafe() !== undefined || slot.session.distrustedUnsafe()) return undefined
+  if (!slot.engage()) return undefined
   offer.begun = true
   return {
     request: claimRequest(path, slot, label),
@@ -99,11 +99,13 @@ export const awaitTurn = Effect.fnUntraced(function*(
   const offer: Offer = { slot: slot.value, label, begun: false, outcome: Deferred.makeUnsafe() }
   return yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore): Effect.fn.Return<Turn> {
     yield* Scope.addFinalizer(scope, withdraw(place, offer))
+    offer.slot.rest()
     place.offer = offer
     yield* restore(place.first)
     place.offer = undefined
     const claimed = offer.begun ? yield* restore(Deferred.await(offer.outcome)) : undefined
-    if (offer.slot.lossUnsafe() === undefined) return { place, prepared: { slot: offer.slot, scope, claimed } }
+    const isGood = offer.begun ? offer.slot.lossUnsafe() === undefined : offer.slot.engage()
+    if (isGood) return { place, prepared: { slot: offer.slot, scope, claimed } }
     yield* Scope.close(scope, Exit.void)
     return { place, prepared: undefined }
   }))

@@ -105,8 +105,8 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
 
   /** Finds keys that somebody deleted, and keys that nobody here owns: a late write or a restored older state has put them there. */
   const inspect = Effect.gen(function*() {
+    if (!slots.areUsed() && distrusted.size === 0) return
     const expected = slots.expected()
-    if (expected.length === 0 && distrusted.size === 0) return
     const onLease = new Set((yield* etcd.leaseTimeToLive(lease.id)).keys)
     // A late write can put a key of the same name there, after somebody deleted the one that is relied on.
     const doubtful = expected.filter(({ slot }) => !onLease.has(slot.key) || distrusted.has(slot.key))

@@ -30,6 +30,10 @@ export interface Slot {
   readonly lossUnsafe: () => SlotLoss | undefined
   /** As `lossUnsafe`, after a beat where the machine seems to have been suspended. */
   readonly loss: Effect.Effect<SlotLoss | undefined>
+  /** No key is put for now: what is there under its name belongs to nobody. */
+  readonly rest: () => void
+  /** Ends the rest, in the step in which a key is put. `false`: no key may be put on this lease any more. */
+  readonly engage: () => boolean
   /** The key has been seen in the store with this create revision: from now on its absence is a loss. */
   readonly present: (createRevision: bigint) => void
   /** A compare has shown that the key is not (or no longer) there. */
@@ -50,6 +54,8 @@ export interface Successor {
 export interface Slots {
   /** `onGone` runs when the key is known to be gone for good. */
   readonly open: (session: LeaseSession, key: string, onGone: () => void) => Slot
+  /** There are users of it, though they may have no key yet. */
+  readonly areUsed: () => boolean
   readonly owns: (key: string) => boolean
   /** The keys that have to be there, with their create revisions. */
   readonly expected: () => ReadonlyArray<{ readonly slot: Slot; readonly createRevision: bigint }>
@@ -92,6 +98,7 @@ const unanswered = (key: string) =>
 interface Entry {
   readonly slot: Slot
   createRevision: bigint | undefined
+  resting: boolean
   releasing: boolean
 }
 
@@ -157,6 +164,14 @@ export const makeSlots = (
       },
       lossUnsafe,
       loss: Effect.map(Effect.exit(session.check), lossUnsafe),
+      rest: () => {
+        entry.resting = true
+      },
+      engage: () => {
+        if (lossUnsafe() !== undefined || session.distrustedUnsafe()) return false
+        entry.resting = false
+        return true
+      },
       present: (createRevision) => {
         entry.createRevision = createRevision
       },
@@ -176,7 +191,7 @@ export const makeSlots = (
         choose = next
       }
     }
-    const entry: Entry = { slot, createRevision: undefined, releasing: false }
+    const entry: Entry = { slot, createRevision: undefined, resting: false, releasing: false }
     entries.set(key, entry)
     const lost = session.lossUnsafe()
     if (lost !== undefined) slot.lose(lost.why)
@@ -207,7 +222,8 @@ export const makeSlots = (
 
   return {
     open,
-    owns: (key) => entries.has(key),
+    areUsed: () => entries.size > 0,
+    owns: (key) => entries.get(key)?.resting === false,
     expected: () =>
       [...entries.values()].flatMap(({ createRevision, releasing, slot }) =>
         createRevision === undefined || releasing ? [] : [{ slot, createRevision }]
