@@ -49,6 +49,10 @@ export interface EtcdOptions {
   readonly electionPrefix?: string | undefined
   /** Where ids of instances live: `/allocators` unless said otherwise. */
   readonly allocatorPrefix?: string | undefined
+  /** Where semaphores live: `/semaphores` unless said otherwise. */
+  readonly semaphorePrefix?: string | undefined
+  /** Where read-write locks live: `/rwlocks` unless said otherwise. */
+  readonly readWriteLockPrefix?: string | undefined
   /** Where service instances live: `/services` unless said otherwise, or where the `registryLayout` says. */
   readonly registryPrefix?: string | undefined
   /** How service instances are written: a layout, or the name of one. `coord`, this library's own, unless said otherwise. */
@@ -139,6 +143,8 @@ const fromEnv: Config.Config<EtcdOptions> = Config.all({
   lockPrefix: optional(Config.String, "ETCD_LOCK_PREFIX"),
   electionPrefix: optional(Config.String, "ETCD_ELECTION_PREFIX"),
   allocatorPrefix: optional(Config.String, "ETCD_ALLOCATOR_PREFIX"),
+  semaphorePrefix: optional(Config.String, "ETCD_SEMAPHORE_PREFIX"),
+  readWriteLockPrefix: optional(Config.String, "ETCD_READ_WRITE_LOCK_PREFIX"),
   registryPrefix: optional(Config.String, "ETCD_REGISTRY_PREFIX"),
   registryLayout: optional(layoutName, "ETCD_REGISTRY_LAYOUT"),
   configPrefix: optional(Config.String, "ETCD_CONFIG_PREFIX")

@@ -80,6 +80,15 @@ export {
 } from "./InstanceId.ts"
 export { Lock, LockEntry, type LockHandle, LockHeld, LockLost, type LockOptions } from "./Lock.ts"
 export {
+  ReadWriteEntry,
+  type ReadWriteHandle,
+  ReadWriteLock,
+  ReadWriteLockHeld,
+  ReadWriteLockLost,
+  type ReadWriteLockOptions,
+  type ReadWriteMode
+} from "./ReadWriteLock.ts"
+export {
   type RegisterOptions,
   type Registration,
   type RegistrationStatus,
@@ -88,6 +97,7 @@ export {
   type ServiceWatchOptions
 } from "./Registry.ts"
 export { type Reloadable, reloadable, type ReloadableOptions, type ReloadableStatus } from "./Reloadable.ts"
+export { NoPermit, type Permit, PermitLost, Semaphore, SemaphoreEntry, type SemaphoreOptions } from "./Semaphore.ts"
 export { BindFailed, serve, type ServeOptions, type Serving } from "./Serve.ts"
 export type {
   CallRetry,

@@ -224,6 +224,8 @@ describe("EtcdOptions.fromEnv", () => {
         ETCD_LOCK_PREFIX: "/l",
         ETCD_ELECTION_PREFIX: "/e",
         ETCD_ALLOCATOR_PREFIX: "/a",
+        ETCD_SEMAPHORE_PREFIX: "/sem",
+        ETCD_READ_WRITE_LOCK_PREFIX: "/rw",
         ETCD_REGISTRY_PREFIX: "/r",
         ETCD_REGISTRY_LAYOUT: "kratos",
         ETCD_CONFIG_PREFIX: "/c"
@@ -240,6 +242,8 @@ describe("EtcdOptions.fromEnv", () => {
         lockPrefix: "/l",
         electionPrefix: "/e",
         allocatorPrefix: "/a",
+        semaphorePrefix: "/sem",
+        readWriteLockPrefix: "/rw",
         registryPrefix: "/r",
         registryLayout: "kratos",
         configPrefix: "/c"

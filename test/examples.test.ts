@@ -133,6 +133,13 @@ const shown: Record<string, ReadonlyArray<string | RegExp>> = {
     "traces: Lock.acquire",
     "traces: nightly"
   ],
+  semaphore: [
+    "all are done; at most 2 at a time",
+    /^no permit of semaphore .* is free: there are 1$/,
+    "held by: night shift",
+    "a reader that comes later does not pass the writer",
+    "the writer is alone"
+  ],
   "config-provider": [
     "in etcd: port 8080, level debug",
     "replicas: db-1:5432, db-2:5433",

@@ -9,14 +9,23 @@ import type { Etcd } from "../Etcd.ts"
 import type { EtcdOptions } from "../EtcdOptions.ts"
 import { InstanceId } from "../InstanceId.ts"
 import { Lock } from "../Lock.ts"
+import { ReadWriteLock } from "../ReadWriteLock.ts"
 import { Registry } from "../Registry.ts"
+import { Semaphore } from "../Semaphore.ts"
 import * as Telemetry from "./Telemetry.ts"
 
-export type Services = Lock | Registry | ConfigCenter | Election | InstanceId
+export type Services = Lock | Registry | ConfigCenter | Election | InstanceId | Semaphore | ReadWriteLock
 
 export type Prefixes = Pick<
   EtcdOptions,
-  "lockPrefix" | "electionPrefix" | "allocatorPrefix" | "registryPrefix" | "registryLayout" | "configPrefix"
+  | "lockPrefix"
+  | "electionPrefix"
+  | "allocatorPrefix"
+  | "semaphorePrefix"
+  | "readWriteLockPrefix"
+  | "registryPrefix"
+  | "registryLayout"
+  | "configPrefix"
 >
 
 export const layerServices = (options: Prefixes): Layer.Layer<Services, InvalidOption, Etcd> =>
@@ -26,5 +35,7 @@ export const layerServices = (options: Prefixes): Layer.Layer<Services, InvalidO
     Registry.layer({ prefix: options.registryPrefix, layout: options.registryLayout }),
     ConfigCenter.layer({ prefix: options.configPrefix }),
     Election.layer({ prefix: options.electionPrefix }),
-    InstanceId.layer({ prefix: options.allocatorPrefix })
+    InstanceId.layer({ prefix: options.allocatorPrefix }),
+    Semaphore.layer({ prefix: options.semaphorePrefix }),
+    ReadWriteLock.layer({ prefix: options.readWriteLockPrefix })
   )

@@ -208,6 +208,8 @@ const validatePrefixes = Effect.fnUntraced(function*(options: EtcdOptions) {
     ["lockPrefix", yield* validatePrefix(options.lockPrefix ?? "/locks", "lockPrefix")],
     ["electionPrefix", yield* validatePrefix(options.electionPrefix ?? "/elections", "electionPrefix")],
     ["allocatorPrefix", yield* validatePrefix(options.allocatorPrefix ?? "/allocators", "allocatorPrefix")],
+    ["semaphorePrefix", yield* validatePrefix(options.semaphorePrefix ?? "/semaphores", "semaphorePrefix")],
+    ["readWriteLockPrefix", yield* validatePrefix(options.readWriteLockPrefix ?? "/rwlocks", "readWriteLockPrefix")],
     ["registryPrefix", services.prefix],
     ["configPrefix", yield* validatePrefix(options.configPrefix ?? "/config", "configPrefix")]
   ] as const

@@ -166,7 +166,7 @@ export const claiming = <A>(
     })
   )
 
-const ownEntry = (slot: Slot, page: RangeResult | undefined): Effect.Effect<bigint, EntryLost> => {
+export const ownEntry = (slot: Slot, page: RangeResult | undefined): Effect.Effect<bigint, EntryLost> => {
   const own = page?.kvs[0]
   if (own !== undefined && own.lease === slot.session.leaseId) {
     slot.present(own.createRevision)
