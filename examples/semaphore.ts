@@ -25,7 +25,7 @@ const program = Effect.gen(function*() {
       }).pipe(Effect.andThen(Effect.sleep("20 millis")), Effect.ensuring(Effect.sync(() => inside--)))
     )
   yield* Effect.forEach([1, 2, 3, 4, 5], work, { concurrency: "unbounded" })
-  yield* Console.log(`  all are done; at most ${most} at a time`)
+  yield* Console.log(`  all are done; more than two at a time: ${most > 2}`)
 
   yield* Effect.scoped(Effect.gen(function*() {
     yield* semaphore.acquire(name, { permits: 1, label: "night shift" })
