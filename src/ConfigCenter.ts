@@ -31,7 +31,7 @@ import { makeLive } from "./internal/config/live.ts"
 import { makeValues } from "./internal/config/values.ts"
 import { makeSharedWatch } from "./internal/SharedWatch.ts"
 import { measured, operation } from "./internal/Telemetry.ts"
-import { validateKey, validatePrefix } from "./internal/validate.ts"
+import { keyRule, validateKey, validatePrefix } from "./internal/validate.ts"
 
 // -----------------------------------------------------------------------------
 // Values
@@ -70,7 +70,7 @@ export const RawBytes: Schema.Uint8Array = codec.RawBytes
 
 /**
  * What happened to a value. `previous` is what this process knew before; it is absent where there was none, where that did not decode,
- * and where etcd has forgotten it.
+ * and where etcd has forgotten it. Consumers that watch by the same schema may be handed the same value: it is not to be changed.
  *
  * - `Put`: it was written.
  * - `Invalid`: it was written, but does not decode. The stream goes on.
@@ -468,13 +468,15 @@ const make = Effect.fnUntraced(function*(root: string) {
   }, measured("ConfigCenter.entries"))
 
   const watch: Service["watch"] = (key, schema, options) =>
-    Stream.unwrap(Effect.map(validKey(key), () => events({ key: values.path(key) }, schema, options))).pipe(
+    watching(keyRule(key), key, () => events({ key: values.path(key) }, schema, options)).pipe(
       Stream.withSpan("ConfigCenter.watch", { attributes: { key } })
     )
 
   const watchPrefix: Service["watchPrefix"] = (prefix, schema, options) =>
-    Stream.unwrap(
-      Effect.map(validFolder(prefix), () => events({ prefix: values.folder(prefix) }, schema, options))
+    watching(
+      prefix === "" ? undefined : keyRule(prefix),
+      prefix,
+      () => events({ prefix: values.folder(prefix) }, schema, options)
     ).pipe(Stream.withSpan("ConfigCenter.watchPrefix", { attributes: { prefix } }))
 
   const live = Effect.fn("ConfigCenter.live")(function*<S extends Schema.Constraint>(
@@ -510,6 +512,13 @@ const writing = operation("ConfigCenter.set")
 
 const onKey = <A, E, R>(key: string, use: () => Effect.Effect<A, E, R>): Effect.Effect<A, E | InvalidKey, R> =>
   Effect.suspend(() => Effect.flatMapEager(validateKey(key), use))
+
+/** Checked when it is made: there may be thousands, and a stream within a stream costs each of them. */
+const watching = <A, E, R>(
+  rule: string | undefined,
+  key: string,
+  events: () => Stream.Stream<A, E, R>
+): Stream.Stream<A, E | InvalidKey, R> => rule === undefined ? events() : Stream.fail(new InvalidKey({ key, rule }))
 
 const validKey = (key: string) => Effect.andThen(Effect.annotateCurrentSpan({ key }), validateKey(key))
 

@@ -10,17 +10,16 @@
 import type * as grpc from "@grpc/grpc-js"
 import * as Arr from "effect/Array"
 import * as Context from "effect/Context"
-import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Equal from "effect/Equal"
 import * as Exit from "effect/Exit"
+import * as FiberSet from "effect/FiberSet"
 import * as HashMap from "effect/HashMap"
 import * as Layer from "effect/Layer"
 import * as Order from "effect/Order"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import * as SubscriptionRef from "effect/SubscriptionRef"
 import { InvalidKey, type InvalidOption } from "./Errors.ts"
 import { Compare, Etcd, type KeyValue, Operation } from "./Etcd.ts"
 import type { EtcdError } from "./EtcdError.ts"
@@ -34,10 +33,11 @@ import {
   nameRule,
   validateInstance
 } from "./internal/registry/entry.ts"
+import { makeOwnKeys } from "./internal/registry/ownKeys.ts"
 import { type PlaceOptions, rootOf, validatePlace } from "./internal/registry/place.ts"
-import { makeRegistration, type RegistrationStatus } from "./internal/registry/registration.ts"
+import { OwnRegistration, type Ports, type RegistrationStatus } from "./internal/registry/registration.ts"
 import { makeSessionPool } from "./internal/session/SessionPool.ts"
-import { type Change, makeSharedWatch } from "./internal/SharedWatch.ts"
+import { type Change, makeSharedWatch, mapChanges } from "./internal/SharedWatch.ts"
 import { measured } from "./internal/Telemetry.ts"
 import { validateTtl } from "./internal/validate.ts"
 import type { ChannelOptions, ChannelTarget, ClientConstructor, TargetOptions } from "./ServiceChannel.ts"
@@ -225,7 +225,6 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
   const root = rootOf(prefix)
   const etcd = yield* Etcd
   const shared = yield* makeSharedWatch(etcd)
-  const pool = yield* makeSessionPool(etcd, root)
   const registered = new Set<string>()
   const instanceOf = makeReader(layout)
 
@@ -234,10 +233,43 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
   const validFolder = (name: string): Effect.Effect<Folder, InvalidKey> =>
     Effect.map(checked(name, nameRule(layout, name)), folderOf)
 
+  const ports: Ports = {
+    etcd,
+    pool: yield* makeSessionPool(etcd, root),
+    ownKeys: yield* makeOwnKeys(shared),
+    run: yield* FiberSet.makeRuntime()
+  }
+
+  const update = Effect.fn("Registry.update")(
+    function*(registration: OwnRegistration, metadata: Readonly<Record<string, string>>) {
+      const { id, name } = registration.instance
+      yield* Effect.annotateCurrentSpan({ "coord.service": name, "coord.instance": id })
+      yield* validateInstance(layout, { ...registration.instance, metadata })
+      yield* registration.update(metadata)
+    },
+    measured("Registry.update")
+  )
+
+  const handle = (registration: OwnRegistration, scope: Scope.Closeable): Registration => ({
+    get key() {
+      return registration.keyUnsafe()
+    },
+    status: registration.status,
+    update: (metadata) => update(registration, metadata),
+    get unregister() {
+      return registration.stop.pipe(
+        Effect.andThen(Effect.exit(registration.release)),
+        Effect.flatMap((exit) => Effect.andThen(Scope.close(scope, Exit.void), exit)),
+        Effect.uninterruptible
+      )
+    }
+  })
+
   const register: Service["register"] = Effect.fn("Registry.register")(
     function*(input, options) {
       yield* Effect.annotateCurrentSpan({ "coord.service": input.name, "coord.instance": input.id })
-      const instance = new ServiceInstance(yield* validateInstance(layout, input))
+      const valid = yield* validateInstance(layout, input)
+      const instance = valid instanceof ServiceInstance ? valid : new ServiceInstance(valid)
       const { id, name } = instance
       const ttl = options?.ttl === undefined ? defaultTtl : yield* validateTtl(options.ttl)
       const { path } = folderOf(name)
@@ -253,38 +285,22 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
         // A scope of its own, so that a failed or interrupted attempt leaves nothing in one that lives on.
         const scope = yield* Scope.fork(yield* Effect.scope)
         registered.add(key)
-        yield* Scope.addFinalizer(scope, Effect.sync(() => registered.delete(key)))
-        const registration = yield* makeRegistration({ etcd, pool, shared }, place, instance)
-        const ended = yield* Deferred.make<void>()
+        const registration = new OwnRegistration(ports, place, instance)
         yield* Scope.addFinalizer(
           scope,
-          Effect.andThen(
-            Effect.catch(registration.release, (error) => Effect.logWarning("not unregistered yet", error)),
-            Deferred.succeed(ended, undefined)
+          registration.stop.pipe(
+            Effect.andThen(
+              Effect.catch(registration.release, (error) => Effect.logWarning("not unregistered yet", error))
+            ),
+            Effect.ensuring(Effect.sync(() => {
+              registration.status.endUnsafe()
+              registered.delete(key)
+            }))
           )
         )
         yield* restore(registration.start).pipe(Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause))))
-        const keeping = yield* Scope.fork(scope)
-        yield* Effect.forkIn(registration.keep, keeping)
-        return {
-          get key() {
-            return registration.keyUnsafe()
-          },
-          status: {
-            get: SubscriptionRef.get(registration.status),
-            changes: Stream.interruptWhen(SubscriptionRef.changes(registration.status), Deferred.await(ended))
-          },
-          update: Effect.fn("Registry.update")(function*(metadata: Readonly<Record<string, string>>) {
-            yield* Effect.annotateCurrentSpan({ "coord.service": name, "coord.instance": id })
-            yield* validateInstance(layout, { ...instance, metadata })
-            yield* registration.update(metadata)
-          }, measured("Registry.update")),
-          unregister: Scope.close(keeping, Exit.void).pipe(
-            Effect.andThen(Effect.exit(registration.release)),
-            Effect.flatMap((exit) => Effect.andThen(Scope.close(scope, Exit.void), exit)),
-            Effect.uninterruptible
-          )
-        } satisfies Registration as Registration
+        registration.keepUnsafe()
+        return handle(registration, scope)
       })).pipe(Effect.annotateLogs({ key: layout.leaseKey === undefined ? key : path }))
     },
     measured("Registry.register")
@@ -326,13 +342,17 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
     }
   )
 
+  const eventsOf = (folder: Folder, changes: ReadonlyArray<Change>) =>
+    Effect.map(
+      Effect.forEach(changes, (change) => eventOf(folder, change)),
+      Arr.filter((event) => event !== undefined)
+    )
+
   const watch: Service["watch"] = (name, options) =>
-    Stream.unwrap(Effect.map(validFolder(name), (folder) =>
-      shared.changes({ prefix: folder.path }, options).pipe(
-        Stream.flattenIterable,
-        Stream.mapEffect((change) => eventOf(folder, change)),
-        Stream.filter((event) => event !== undefined)
-      ))).pipe(Stream.withSpan("Registry.watch", { attributes: { "coord.service": name } }))
+    Stream.unwrap(
+      Effect.map(validFolder(name), (folder) =>
+        mapChanges(shared.changes({ prefix: folder.path }, options), (changes) => eventsOf(folder, changes)))
+    ).pipe(Stream.withSpan("Registry.watch", { attributes: { "coord.service": name } }))
 
   const instances: Service["instances"] = (name) =>
     Stream.unwrap(Effect.map(validFolder(name), (folder) =>

@@ -15,12 +15,13 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
 import * as Tracer from "effect/Tracer"
-import { ConfigCenter } from "../src/ConfigCenter.ts"
+import { ConfigCenter, type ConfigEvent } from "../src/ConfigCenter.ts"
 import { ConfigChange } from "../src/ConfigChange.ts"
 import { VersionConflict } from "../src/ConfigError.ts"
 import { Etcd } from "../src/Etcd.ts"
 import { EtcdMemory } from "../src/EtcdMemory.ts"
 import { makeConfigClient, timeout } from "./utils/configClient.ts"
+import { consume, eventually } from "./utils/watching.ts"
 
 /** Everything in it, whatever it is. */
 const dump = (value: unknown): string =>
@@ -198,6 +199,76 @@ describe("values that do not decode", () => {
       assert.strictEqual(yield* config.get("key", Schema.String), "42")
       const live = yield* config.live("key", Shifted).pipe(Effect.provideService(Secret, 2))
       assert.strictEqual(yield* live.get, 40)
+    }))
+})
+
+describe("watchers of the same changes", () => {
+  class Unit extends Context.Service<Unit, number>()("test/Unit") {}
+  const Scaled = Schema.Number.pipe(Schema.decodeTo(Schema.Number, {
+    decode: SchemaGetter.transformEffect((n: number) => Effect.map(Unit, (unit) => n * unit)),
+    encode: SchemaGetter.passthrough()
+  }))
+
+  it.effect("each sees what its schema and its services make of them, from the state on", () =>
+    Effect.gen(function*() {
+      const { config, port, put } = yield* makeConfigClient(yield* EtcdMemory.make())
+      yield* put("app/n", "1")
+      const values = <E>(events: Stream.Stream<ConfigEvent<unknown>, E>) =>
+        consume(
+          Stream.map(events, (event) =>
+            event._tag === "Put" ? [event.value, event.previous ?? "-"].join("<") : event._tag)
+        )
+      const scaled = (unit: number) =>
+        values(Stream.provideService(config.watchPrefix("app", Scaled), Unit, unit))
+      const number = values(config.watchPrefix("app", Schema.Number))
+      const consumers = yield* Effect.all([
+        scaled(2),
+        number,
+        scaled(10),
+        values(config.watchPrefix("app", Schema.Boolean)),
+        number,
+        scaled(2)
+      ])
+      yield* eventually(() => consumers.every(({ seen }) => seen.length === 2))
+      yield* put("app/n", "3")
+      yield* put("other", "3")
+      yield* put("app/n", "x")
+      yield* eventually(() => consumers.every(({ seen }) => seen.length === 4))
+      assert.deepStrictEqual(consumers.map(({ seen }) => seen.join(" ")), [
+        "2<- Synced 6<2 Invalid",
+        "1<- Synced 3<1 Invalid",
+        "10<- Synced 30<10 Invalid",
+        "Invalid Synced Invalid Invalid",
+        "1<- Synced 3<1 Invalid",
+        "2<- Synced 6<2 Invalid"
+      ])
+      assert.strictEqual(port.watches().total, 1)
+    }))
+
+  it.effect("whoever decodes the same decodes it once for all", () =>
+    Effect.gen(function*() {
+      const { config, put } = yield* makeConfigClient(yield* EtcdMemory.make())
+      let decoded = 0
+      const Counted = Schema.Number.check(Schema.makeFilter(() => {
+        decoded++
+        return undefined
+      }))
+      const consumers = yield* Effect.forEach(
+        Array.from({ length: 20 }),
+        () => consume(config.watchPrefix("app", Schema.Struct({ n: Counted })))
+      )
+      yield* eventually(() => consumers.every(({ seen }) => seen.length === 1))
+      yield* put("app/x", `{"n":1}`)
+      yield* eventually(() => consumers.every(({ seen }) => seen.length === 2))
+      assert.isAtLeast(decoded, 20)
+      decoded = 0
+      const Shared = Schema.Struct({ n: Counted })
+      const shared = yield* Effect.forEach(
+        Array.from({ length: 20 }),
+        () => consume(config.watchPrefix("app", Shared))
+      )
+      yield* eventually(() => shared.every(({ seen }) => seen.length === 2))
+      assert.strictEqual(decoded, 1)
     }))
 })
 

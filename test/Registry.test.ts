@@ -6,6 +6,8 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Logger from "effect/Logger"
+import * as Random from "effect/Random"
+import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as TestClock from "effect/testing/TestClock"
@@ -133,6 +135,8 @@ describe("Registry", () => {
       yield* put("/services/loose", "")
       assert.deepStrictEqual((yield* registry.discover("orders")).map(({ id }) => id), ["a", "b"])
       assert.deepStrictEqual(yield* registry.services, ["orders", "orders-archive"])
+      // The folder is watched since the first registration, and hears of the others by itself.
+      yield* TestClock.adjust("1 second")
       const lists = yield* consume(Stream.map(registry.instances("orders"), (list) => list.map(({ id }) => id).join()))
       const events = yield* consume(Stream.map(registry.watch("orders"), short))
       yield* eventually(() => lists.seen.length === 1 && events.seen.length === 3)
@@ -143,7 +147,7 @@ describe("Registry", () => {
       yield* third.unregister
       yield* eventually(() => lists.seen.length === 4 && events.seen.length === 6)
       assert.deepStrictEqual(lists.seen, ["a,b", "a,b,c", "a,b,c", "a,b"])
-      assert.deepStrictEqual(events.seen, ["+b{}", "+a{}", "=6", "+c{}", `+c{"v":"2"}`, `-c{"v":"2"}`])
+      assert.deepStrictEqual(events.seen, ["+b{}", "+a{}", "=3", "+c{}", `+c{"v":"2"}`, `-c{"v":"2"}`])
       const later = yield* consume(Stream.map(registry.watch("orders", { from: 7n }), short))
       yield* eventually(() => later.seen.length === 2)
       assert.deepStrictEqual(later.seen, [`+c{"v":"2"}`, `-c{"v":"2"}`])
@@ -245,6 +249,39 @@ describe("Registration, recovering", () => {
       yield* TestClock.adjust("6 seconds")
       assert.strictEqual((yield* entries).size, 1)
     }))
+
+  it.effect.each([2048, 16])(
+    "however often keys are deleted, and amid whatever, each is back, and no other is touched (a fiber runs for %i steps)",
+    (steps) =>
+      Effect.gen(function*() {
+        const { direct, process: make, store } = yield* makeRegistryWorld
+        const process = yield* make
+        const ids = Array.from({ length: 60 }, (_, i) => `i${i}`)
+        const all = yield* Effect.forEach(ids, (id) => process.registry.register(instance(id)), { concurrency: 20 })
+        const untouched = yield* process.registry.register(instance("untouched"))
+        const before = yield* direct.range({ key: untouched.key })
+        const operator = Effect.gen(function*() {
+          for (let i = 0; i < 200; i++) {
+            const id = yield* Random.nextIntBetween(0, ids.length)
+            yield* store.deleteKey(`/services/orders/i${id}`)
+            for (let n = yield* Random.nextIntBetween(0, 40); n > 0; n--) yield* Effect.yieldNow
+          }
+        })
+        const writer = Effect.gen(function*() {
+          for (let i = 0; i < 50; i++) {
+            const one = all[yield* Random.nextIntBetween(0, all.length)]
+            yield* (one?.update({ v: `${i}` }) ?? Effect.void)
+            for (let n = yield* Random.nextIntBetween(0, 40); n > 0; n--) yield* Effect.yieldNow
+          }
+        })
+        yield* Effect.all([operator, operator, writer], { concurrency: "unbounded" })
+        // Without a beat of any lease: they are told.
+        yield* TestClock.adjust("5 seconds")
+        assert.deepStrictEqual((yield* process.registry.discover("orders")).length, ids.length + 1)
+        for (const one of all) assert.strictEqual(yield* one.status.get, "Registered")
+        assert.deepStrictEqual((yield* direct.range({ key: untouched.key })).kvs, before.kvs)
+      }).pipe(Effect.provideService(Scheduler.MaxOpsBeforeYield, steps))
+  )
 
   it.effect("a revoked lease costs one beat", () =>
     Effect.gen(function*() {
@@ -529,6 +566,9 @@ describe("Registration, ending", () => {
       const { registration, statuses } = yield* started
       yield* registration.unregister
       yield* eventually(() => statuses.exit() !== undefined)
+      const late = yield* consume(registration.status.changes)
+      yield* eventually(() => late.exit() !== undefined)
+      assert.deepStrictEqual(late.seen, ["Registered"])
       assert.strictEqual(reasonOf(yield* Effect.exit(registration.update({}))), "Closed")
     }))
 

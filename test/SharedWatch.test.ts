@@ -4,6 +4,7 @@ import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as HashMap from "effect/HashMap"
 import * as Latch from "effect/Latch"
 import * as Random from "effect/Random"
@@ -206,6 +207,92 @@ describe("SharedWatch", () => {
     }))
 })
 
+describe("SharedWatch, amid an event that is being handed out", () => {
+  it.effect("who joins has it in his state and is not told again; who leaves disturbs nobody", () =>
+    Effect.gen(function*() {
+      const { port, put, shared } = yield* makeSetup
+      const scope = yield* Effect.scope
+      const joined: Array<Array<ReadonlyArray<Change>>> = []
+      const join = Effect.suspend(() => {
+        const seen: Array<ReadonlyArray<Change>> = []
+        joined.push(seen)
+        return Effect.forkIn(
+          Stream.runForEach(shared.changes(range), (changes) => Effect.sync(() => seen.push(changes))),
+          scope,
+          { startImmediately: true }
+        )
+      })
+      const isEvent = (changes: ReadonlyArray<Change>, key: string) => short(changes).startsWith(`+${key}`)
+      const leavers: Array<Effect.Effect<void>> = []
+      const leave = Effect.suspend(() => Effect.all(leavers, { discard: true }))
+      const consumers = yield* Effect.forEach(
+        Array.from({ length: 8 }, (_, index) => index),
+        (index) =>
+          consume(
+            shared.changes(range),
+            (changes) =>
+              index === 3 && isEvent(changes, "y") ? join : index === 4 && isEvent(changes, "z") ? leave : Effect.void
+          )
+      )
+      const last = yield* consume(shared.changes(range), (changes) => isEvent(changes, "y") ? join : Effect.void)
+      // One that has heard of it by then, and one that has not.
+      leavers.push(...[1, 6].map((index) => consumers[index]?.stop ?? Effect.void))
+      yield* eventually(() => last.seen.length === 1)
+      yield* put("y")
+      yield* eventually(() => joined.length === 2 && joined.every((seen) => seen.length === 1))
+      yield* put("z")
+      yield* put("w")
+      yield* eventually(() => last.seen.length === 4)
+      for (const seen of joined) assert.deepStrictEqual(shorts(seen), ["+y@2 =2", "+z@3", "+w@4"])
+      for (const [index, { exit, seen }] of consumers.entries()) {
+        const left = index === 1 || index === 6
+        assert.strictEqual(exit() !== undefined, left)
+        const expected = ["=1", "+y@2", "+z@3", "+w@4"]
+        assert.deepStrictEqual(shorts(seen), left ? expected.slice(0, seen.length) : expected, `${index}`)
+        if (left) assert.isAtMost(seen.length, 3)
+      }
+      assert.strictEqual(port.watches().total, 1)
+    }))
+
+  it.effect("the last one leaves and another comes: the watch is the same one, and nothing is missed", () =>
+    Effect.gen(function*() {
+      const { port, put, shared } = yield* makeSetup
+      let current = yield* consume(shared.changes(range))
+      yield* eventually(() => current.seen.length === 1)
+      for (let i = 0; i < 20; i++) {
+        const revision = yield* put("x")
+        const stopping = yield* Effect.forkChild(current.stop, { startImmediately: i % 2 === 0 })
+        const next = yield* consume(shared.changes(range))
+        yield* eventually(() => shorts(next.seen).some((seen) => seen.includes(`+x@${revision}`)))
+        account(next.seen)
+        yield* Fiber.join(stopping)
+        current = next
+      }
+      assert.deepStrictEqual(port.watches(), { open: 1, total: 1 })
+    }))
+
+  it.effect("the layer closes: everybody ends, with or without the event", () =>
+    Effect.gen(function*() {
+      const { port, put } = yield* makeSetup
+      const scope = yield* Scope.make()
+      const shared = yield* Scope.provide(makeSharedWatch(port.etcd), scope)
+      const close = Effect.forkDetach(Scope.close(scope, Exit.void), { startImmediately: true })
+      const consumers = yield* Effect.forEach(
+        Array.from({ length: 9 }, (_, index) => index),
+        (index) =>
+          consume(shared.changes(range), (changes) => index === 4 && changes.length === 1 ? close : Effect.void)
+      )
+      yield* eventually(() => consumers.every(({ exit }) => exit() !== undefined || port.watches().open === 1))
+      yield* put("y")
+      yield* eventually(() => consumers.every(({ exit }) => exit() !== undefined))
+      for (const { error, seen } of consumers) {
+        assert.strictEqual(error()?.reason._tag, "Closed")
+        account(seen)
+      }
+      assert.strictEqual(port.watches().open, 0)
+    }))
+})
+
 describe("SharedWatch, resuming", () => {
   it.effect("from a revision: what came after it, without the state", () =>
     Effect.gen(function*() {
@@ -282,6 +369,22 @@ describe("SharedWatch, slow consumers", () => {
       assert.deepStrictEqual(shorts(slow.seen), shorts(fast.seen))
       assert.strictEqual(port.watches().total, 2)
       assert.strictEqual(port.lastWatch()?.startRevision, 10n)
+    }))
+
+  it.effect("who joins, and begins to read after thousands of revisions, misses nothing either", () =>
+    Effect.gen(function*() {
+      const { inStore, port, put, shared } = yield* makeSetup
+      yield* put("x")
+      const fast = yield* consume(shared.changes(range))
+      yield* eventually(() => fast.seen.length === 1)
+      const pull = yield* Stream.toPull(shared.changes(range))
+      for (let i = 0; i < 1500; i++) yield* put(`k${i % 5}`)
+      yield* eventually(() => fast.seen.length === 1501)
+      const seen: Array<ReadonlyArray<Change>> = []
+      while (seen.length < 1501) seen.push(...yield* pull)
+      assert.deepStrictEqual(shorts(seen), shorts(fast.seen))
+      assert.deepStrictEqual(account(seen), yield* inStore)
+      assert.strictEqual(port.watches().total, 2)
     }))
 
   it.effect("a compaction past a consumer that is behind gives it the difference", () =>

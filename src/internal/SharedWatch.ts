@@ -5,11 +5,13 @@
  * so it is there for every change, also for those that are synthesised after a compaction or a restored snapshot, where
  * the range is listed again and only the difference is told.
  */
+import * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
-import * as Deferred from "effect/Deferred"
+import * as Channel from "effect/Channel"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as HashMap from "effect/HashMap"
+import * as Pull from "effect/Pull"
 import * as Queue from "effect/Queue"
 import * as RcMap from "effect/RcMap"
 import * as Scope from "effect/Scope"
@@ -17,8 +19,9 @@ import * as Stream from "effect/Stream"
 import type { Etcd, KeyRange } from "../Etcd.ts"
 import { Closed, EtcdError } from "../EtcdError.ts"
 import { type Change, type Entry, follow, list, pause, type Snapshot, stateAsChanges } from "./follow.ts"
+import { Hub, type Observer, type Reader } from "./hub.ts"
 
-export type { Change, Snapshot } from "./follow.ts"
+export type { Change, Entry, Snapshot } from "./follow.ts"
 
 export interface SharedWatch {
   /**
@@ -32,16 +35,21 @@ export interface SharedWatch {
   ) => Stream.Stream<ReadonlyArray<Change>, EtcdError>
   /** The state, then each new one, conflated: a slow consumer sees the latest. */
   readonly snapshots: (range: KeyRange) => Stream.Stream<Snapshot, EtcdError>
+  /**
+   * Calls the observer with the state and then with each entry, at once and in order. It is called amid the work for all others: it
+   * takes note, and no more. Fails when the watch does.
+   */
+  readonly observe: (
+    range: KeyRange,
+    start: (state: Snapshot) => void,
+    next: (entry: Entry) => void
+  ) => Effect.Effect<never, EtcdError>
   /** Keeps the range watched for the scope; the effect inside reads the latest state without asking etcd. */
   readonly current: (range: KeyRange) => Effect.Effect<Effect.Effect<Snapshot>, EtcdError, Scope.Scope>
 }
 
 /** How long a watch outlives its last consumer: one that is retried, or reopened in a loop, finds it still there. */
 const idleTimeToLive = "5 seconds"
-
-// What a consumer may be behind before it gets a watch of its own.
-const maxBufferedEntries = 1024
-const maxBufferedBytes = 8 * 1024 * 1024
 
 export const makeSharedWatch = Effect.fnUntraced(function*(etcd: Etcd["Service"]) {
   // A hub outlives the consumer that caused it: it works in the context of the layer, not in that of the consumer's span.
@@ -60,21 +68,35 @@ export const makeSharedWatch = Effect.fnUntraced(function*(etcd: Etcd["Service"]
   const acquire = (range: KeyRange): Effect.Effect<Hub, EtcdError, Scope.Scope> =>
     Effect.suspend(() => closed ? Effect.fail(closedError) : RcMap.get(hubs, normalize(range)))
 
-  const changesOfHub = (range: KeyRange) =>
-    Stream.unwrap(Effect.gen(function*() {
-      const scope = yield* Scope.fork(yield* Effect.scope)
-      const hub = yield* Scope.provide(acquire(range), scope)
-      const { pull, position } = yield* Scope.provide(subscribe(hub), scope)
-      // Left behind: go on alone from the last entry that was delivered.
-      const alone = Stream.unwrap(Effect.gen(function*() {
-        yield* Scope.close(scope, Exit.void)
-        return follow(etcd, range, position())
-      }))
-      return Stream.concat(Stream.fromPull(Effect.succeed(pull)), alone).pipe(
-        Stream.map((entry) => entry.changes),
-        Stream.prepend([stateAsChanges(position())])
+  // One layer and few closures, as there may be thousands.
+  const changesOfHub = (range: KeyRange): Stream.Stream<ReadonlyArray<Change>, EtcdError> =>
+    Stream.fromChannel(Channel.fromTransform((_upstream, scope) => {
+      const own = Scope.forkUnsafe(scope)
+      return acquire(range).pipe(
+        Scope.provide(own),
+        Effect.flatMap((hub) => read(hub, own, (reader) => nextOf(reader, range, own, scope)))
       )
     }))
+
+  const nextOf = (reader: Reader, range: KeyRange, own: Scope.Closeable, scope: Scope.Scope): NextChanges => {
+    // The log goes on before it is pulled for the first time. Afterwards nothing keeps that state.
+    let start: Snapshot | undefined = reader.position()
+    // Left behind: go on alone from the last entry that was delivered.
+    const alone: NextChanges = Effect.suspend(() => {
+      const entries = Stream.map(follow(etcd, range, reader.position()), (entry) => entry.changes)
+      return Scope.close(own, Exit.void).pipe(
+        Effect.andThen(Channel.toPullScoped(Stream.toChannel(entries), scope)),
+        Effect.flatMap((pull) => next = pull)
+      )
+    })
+    let next: NextChanges = Pull.catchDone(reader.pull, () => alone)
+    return Effect.suspend(() => {
+      if (start === undefined) return next
+      const changes = asChanges(start)
+      start = undefined
+      return Effect.succeed([changes])
+    })
+  }
 
   const changesFrom = (range: KeyRange, from: bigint) =>
     Stream.unwrap(Effect.gen(function*() {
@@ -83,16 +105,28 @@ export const makeSharedWatch = Effect.fnUntraced(function*(etcd: Etcd["Service"]
       return Stream.map(follow(etcd, range, start), (entry) => entry.changes)
     }))
 
+  const observing = (hub: Hub, observer: Observer, start: (state: Snapshot) => void) =>
+    join(hub, () => {
+      hub.observeUnsafe(observer)
+      start(hub.state)
+    }, () => hub.unobserveUnsafe(observer))
+
   const snapshots: SharedWatch["snapshots"] = (range) =>
     Stream.unwrap(Effect.gen(function*() {
       const hub = yield* acquire(range)
       const queue = yield* Queue.sliding<Snapshot, EtcdError>(1)
-      yield* join(hub, {
-        offer: (entry) => Queue.offerUnsafe(queue, entry.state),
+      yield* observing(hub, {
+        next: (entry) => Queue.offerUnsafe(queue, entry.state),
         fail: (cause) => Queue.failCauseUnsafe(queue, cause)
       }, (state) => Queue.offerUnsafe(queue, state))
       return Stream.fromQueue(queue)
     }))
+
+  const observe: SharedWatch["observe"] = Effect.fnUntraced(function*(range, start, next) {
+    const hub = yield* acquire(range)
+    yield* observing(hub, { next, fail: () => {} }, start)
+    return yield* hub.failed
+  }, Effect.scoped)
 
   const current: SharedWatch["current"] = Effect.fnUntraced(function*(range) {
     const scope = yield* Effect.scope
@@ -106,7 +140,7 @@ export const makeSharedWatch = Effect.fnUntraced(function*(etcd: Etcd["Service"]
     )
     let held = yield* attempt
     yield* Effect.gen(function*() {
-      yield* Effect.exit(Deferred.await(held.hub.failed))
+      yield* Effect.exit(held.hub.failed)
       yield* Effect.logWarning("watch failed: the last known state is kept").pipe(Effect.annotateLogs({ ...range }))
       let failures = 0
       const next = yield* Effect.suspend(() => Effect.andThen(pause(++failures), attempt)).pipe(Effect.eventually)
@@ -120,9 +154,25 @@ export const makeSharedWatch = Effect.fnUntraced(function*(etcd: Etcd["Service"]
   return {
     changes: (range, options) => options?.from === undefined ? changesOfHub(range) : changesFrom(range, options.from),
     snapshots,
+    observe,
     current
   } satisfies SharedWatch as SharedWatch
 })
+
+/** What the changes of each revision mean to a consumer, if anything. */
+export const mapChanges = <A, R>(
+  changes: Stream.Stream<ReadonlyArray<Change>, EtcdError>,
+  meaning: (changes: ReadonlyArray<Change>) => Effect.Effect<ReadonlyArray<A>, never, R>
+): Stream.Stream<A, EtcdError, R> =>
+  Stream.transformPull(changes, (pull) => {
+    const next: Pull.Pull<Arr.NonEmptyReadonlyArray<A>, EtcdError, void, R> = Effect.flatMap(pull, (entries) =>
+      Effect.flatMap(
+        entries.length === 1 ? meaning(entries[0]) : Effect.map(Effect.forEach(entries, meaning), Arr.flatten),
+        (meanings) =>
+          Arr.isReadonlyArrayNonEmpty(meanings) ? Effect.succeed(meanings) : next
+      ))
+    return Effect.succeed(next)
+  })
 
 /** Nothing but the range, so that equal ranges are equal keys. */
 const normalize = (range: KeyRange): KeyRange =>
@@ -138,96 +188,47 @@ const closedError = new EtcdError({ operation: "watch", reason: new Closed() })
 // Hubs
 // -----------------------------------------------------------------------------
 
-interface Hub {
-  state: Snapshot
-  readonly subscribers: Set<Subscriber>
-  readonly failed: Deferred.Deferred<never, EtcdError>
-}
-
-interface Subscriber {
-  readonly offer: (entry: Entry) => void
-  readonly fail: (cause: Cause.Cause<EtcdError>) => void
-}
-
 const makeHub = Effect.fnUntraced(function*(
   etcd: Etcd["Service"],
   range: KeyRange,
   forget: Effect.Effect<void>,
   scope: Scope.Scope
 ) {
-  const hub: Hub = {
-    state: yield* list(etcd, range),
-    subscribers: new Set(),
-    failed: Deferred.makeUnsafe()
-  }
-  const fail = (cause: Cause.Cause<EtcdError>) =>
-    Effect.sync(() => {
-      Deferred.doneUnsafe(hub.failed, Exit.failCause(cause))
-      for (const subscriber of hub.subscribers) subscriber.fail(cause)
-      hub.subscribers.clear()
-    })
+  const hub = new Hub(yield* list(etcd, range))
+  const fail = (cause: Cause.Cause<EtcdError>) => Effect.sync(() => hub.failUnsafe(cause))
   // Consumers are left only when the layer closes.
   yield* Scope.addFinalizer(scope, fail(Cause.fail(closedError)))
   yield* follow(etcd, range, hub.state).pipe(
-    Stream.runForEach((entry) =>
-      Effect.sync(() => {
-        hub.state = entry.state
-        for (const subscriber of hub.subscribers) subscriber.offer(entry)
-      })
-    ),
+    Stream.runForEach((entry) => Effect.sync(() => hub.publishUnsafe(entry))),
     Effect.catchCause((cause) => Cause.hasInterruptsOnly(cause) ? Effect.void : Effect.andThen(forget, fail(cause))),
     Effect.forkIn(scope)
   )
   return hub
 })
 
-/** Joins and takes the state in one step, so that nothing lies between the state and the first entry. */
-const join = (hub: Hub, subscriber: Subscriber, start: (state: Snapshot) => void) =>
+type NextChanges = Reader["pull"]
+
+/** As `join`, for those that may be thousands. */
+const read = <A>(hub: Hub, scope: Scope.Scope, enter: (reader: Reader) => A): Effect.Effect<A, EtcdError> =>
+  Effect.suspend(() => {
+    if (hub.cause !== undefined) return hub.failed
+    const reader = hub.joinUnsafe()
+    const entered = enter(reader)
+    return Effect.as(Scope.addFinalizer(scope, Effect.sync(() => hub.leaveUnsafe(reader))), entered)
+  }).pipe(Effect.uninterruptible)
+
+/** In one step, so that nothing lies between the state and the first entry. */
+const join = <A>(hub: Hub, enter: () => A, leave: (entered: A) => void): Effect.Effect<A, EtcdError, Scope.Scope> =>
   Effect.acquireRelease(
-    Effect.suspend(() => {
-      if (Deferred.isDoneUnsafe(hub.failed)) return Deferred.await(hub.failed)
-      hub.subscribers.add(subscriber)
-      start(hub.state)
-      return Effect.void
-    }),
-    () => Effect.sync(() => hub.subscribers.delete(subscriber))
+    Effect.suspend(() => hub.cause === undefined ? Effect.succeed(enter()) : hub.failed),
+    (entered) => Effect.sync(() => leave(entered))
   )
 
-/** Every entry after the state at which it joined (`position` before the first pull); the pull is done once it has fallen behind. */
-const subscribe = Effect.fnUntraced(function*(hub: Hub) {
-  const queue = yield* Queue.unbounded<Entry, EtcdError | Cause.Done>()
-  let position = hub.state
-  let entries = 0
-  let bytes = 0
-  // Pulled, and still in the hands of the consumer until it pulls again.
-  let pulled: ReadonlyArray<Entry> = []
+/** Made once of a state, however many begin with it. */
+const asChanges = (state: Snapshot): ReadonlyArray<Change> => {
+  const changes = known.get(state) ?? stateAsChanges(state)
+  known.set(state, changes)
+  return changes
+}
 
-  const subscriber: Subscriber = {
-    offer: (entry) => {
-      if (entries > 0 && (entries >= maxBufferedEntries || bytes + entry.bytes > maxBufferedBytes)) {
-        hub.subscribers.delete(subscriber)
-        Queue.endUnsafe(queue)
-        return
-      }
-      entries++
-      bytes += entry.bytes
-      Queue.offerUnsafe(queue, entry)
-    },
-    fail: (cause) => Queue.failCauseUnsafe(queue, cause)
-  }
-  yield* join(hub, subscriber, (state) => position = state)
-
-  const pull = Effect.suspend(() => {
-    for (const entry of pulled) {
-      entries--
-      bytes -= entry.bytes
-    }
-    pulled = []
-    return Effect.map(Queue.takeAll(queue), (taken) => {
-      pulled = taken
-      position = (taken.at(-1) ?? taken[0]).state
-      return taken
-    })
-  })
-  return { pull, position: () => position }
-})
+const known = new WeakMap<Snapshot, ReadonlyArray<Change>>()

@@ -1,21 +1,44 @@
 /**
  * What happens in etcd, as events of typed values.
  */
+import * as Arr from "effect/Array"
 import * as Effect from "effect/Effect"
 import type * as Schema from "effect/Schema"
-import * as Stream from "effect/Stream"
+import type * as Stream from "effect/Stream"
 import type { ConfigEvent, WatchOptions } from "../../ConfigCenter.ts"
 import type { KeyRange, KeyValue } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
-import type { Change, SharedWatch } from "../SharedWatch.ts"
+import { type Change, mapChanges, type SharedWatch } from "../SharedWatch.ts"
+import { isPure } from "./pure.ts"
 import type { Values } from "./values.ts"
 
-export const makeEvents = (hub: SharedWatch, values: Values) =>
-<S extends Schema.Constraint>(
-  range: KeyRange,
-  schema: S,
-  options: WatchOptions | undefined
-): Stream.Stream<ConfigEvent<S["Type"]>, EtcdError, S["DecodingServices"]> => {
+type Decode<A, R> = (changes: ReadonlyArray<Change>) => Effect.Effect<ReadonlyArray<ConfigEvent<A>>, never, R>
+
+export const makeEvents = (hub: SharedWatch, values: Values) => {
+  /** Made once for each schema, as there may be thousands of consumers. */
+  const decoders = new WeakMap<Schema.Constraint, Decode<unknown, unknown>>()
+
+  const decoderOf = <S extends Schema.Constraint>(schema: S): Decode<S["Type"], S["DecodingServices"]> => {
+    const found = decoders.get(schema)
+    if (found !== undefined) return found as Decode<S["Type"], S["DecodingServices"]>
+    const decode = makeDecode(values, schema)
+    const decoder = isPure(schema) ? oncePer(schema, decode) : decode
+    decoders.set(schema, decoder as Decode<unknown, unknown>)
+    return decoder
+  }
+
+  return <S extends Schema.Constraint>(
+    range: KeyRange,
+    schema: S,
+    options: WatchOptions | undefined
+  ): Stream.Stream<ConfigEvent<S["Type"]>, EtcdError, S["DecodingServices"]> =>
+    mapChanges(hub.changes(range, options), decoderOf(schema))
+}
+
+const makeDecode = <S extends Schema.Constraint>(
+  values: Values,
+  schema: S
+): Decode<S["Type"], S["DecodingServices"]> => {
   type Event = ConfigEvent<S["Type"]>
 
   const previousOf = (key: string, kv: KeyValue | undefined) =>
@@ -45,9 +68,26 @@ export const makeEvents = (hub: SharedWatch, values: Values) =>
       }))
   }
 
-  return hub.changes(range, options).pipe(
-    Stream.flattenIterable,
-    Stream.mapEffect(eventOf),
-    Stream.filter((event) => event !== undefined)
-  )
+  return (changes) =>
+    Effect.map(
+      Effect.forEach(changes, eventOf),
+      Arr.filter((event) => event !== undefined)
+    )
+}
+
+/** What changes mean by a schema, for all who watch by that schema. */
+const known = new WeakMap<ReadonlyArray<Change>, WeakMap<Schema.Constraint, ReadonlyArray<unknown>>>()
+
+/** Consumers of one watch are handed the same changes: the first one decodes for all. */
+const oncePer = <A, R>(
+  schema: Schema.Constraint,
+  decode: (changes: ReadonlyArray<Change>) => Effect.Effect<ReadonlyArray<A>, never, R>
+) =>
+(changes: ReadonlyArray<Change>): Effect.Effect<ReadonlyArray<A>, never, R> => {
+  const found = known.get(changes)?.get(schema)
+  if (found !== undefined) return Effect.succeed(found as ReadonlyArray<A>)
+  return Effect.map(decode(changes), (events) => {
+    known.set(changes, (known.get(changes) ?? new WeakMap()).set(schema, events))
+    return events
+  })
 }

@@ -1,0 +1,237 @@
+/**
+ * The key of one registration: on which lease it is, what is wanted in it, and how it is written.
+ *
+ * Every put compares the revision at which the key was last seen. So a put whose answer was lost, and that etcd applies
+ * later, finds either what it was meant to replace, or nothing to do; it never undoes a newer write.
+ */
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
+import * as Scope from "effect/Scope"
+import type { Etcd, KeyValue } from "../../Etcd.ts"
+import { Compare, Operation } from "../../Etcd.ts"
+import type { EtcdError } from "../../EtcdError.ts"
+import { ServiceInstance } from "../../ServiceInstance.ts"
+import { compareBytes } from "../keys.ts"
+import type { SessionPool, SlotRequest } from "../session/SessionPool.ts"
+import type { Slot } from "../session/Slots.ts"
+
+export interface Place {
+  /** The folder of its service. */
+  readonly path: string
+  /** The key of the instance, or how it is made of a lease: then it moves with it. */
+  readonly keyOn: string | ((lease: bigint) => string)
+  readonly ttl: Duration.Duration
+  readonly encode: (instance: ServiceInstance) => Uint8Array
+}
+
+export interface Owner {
+  /** The lease may be lost. */
+  readonly wakeUnsafe: () => void
+  readonly movedUnsafe: (from: string, to: string) => void
+}
+
+/** A place on a lease; its scope gives it back. */
+interface Held {
+  readonly slot: Slot
+  readonly scope: Scope.Closeable
+}
+
+/** Where a key was seen. */
+type Seen = Pick<KeyValue, "modRevision" | "createRevision">
+
+interface Wish {
+  readonly instance: ServiceInstance
+  readonly bytes: Uint8Array
+}
+
+/** What to do about a key: nothing, give way, or a put that replaces exactly what was seen (`undefined`: no key). */
+export type Verdict = "Ours" | "Foreign" | { readonly replaces: Seen | undefined }
+
+/** The others are gone with their leases; etcd takes no more than 128 operations at once. */
+const maxOutdated = 16
+
+const none: ReadonlyArray<never> = []
+
+export class OwnKey {
+  readonly #etcd: Etcd["Service"]
+  readonly #pool: SessionPool
+  readonly #place: Place
+  readonly #owner: Owner
+  #name: string
+  #held: Held | undefined
+  /** Keys on leases that were lost and are not expired yet, it may be: what replaces them deletes them, so that nobody sees both. */
+  #outdated: ReadonlyArray<string> = none
+  /** Leases that this registration has put its key on. */
+  #leases: ReadonlyArray<bigint> = none
+  /** The key when it was last known to be ours, and what was in it. */
+  seen: Seen & { readonly wish: Wish } | undefined
+  desired: Wish
+  /** It has been ours. */
+  established = false
+
+  constructor(etcd: Etcd["Service"], pool: SessionPool, place: Place, instance: ServiceInstance, owner: Owner) {
+    this.#etcd = etcd
+    this.#pool = pool
+    this.#place = place
+    this.#owner = owner
+    this.#name = typeof place.keyOn === "string" ? place.keyOn : place.path
+    this.desired = { instance, bytes: place.encode(instance) }
+  }
+
+  nameUnsafe(): string {
+    return this.#name
+  }
+
+  /** For logs: also of a key that moves. */
+  get label(): string {
+    return typeof this.#place.keyOn === "string" ? this.#name : this.#place.path
+  }
+
+  want(metadata: Readonly<Record<string, string>>): void {
+    const instance = new ServiceInstance({ ...this.desired.instance, metadata })
+    this.desired = { instance, bytes: this.#place.encode(instance) }
+  }
+
+  // ---------------------------------------------------------------------------
+  // The lease
+  // ---------------------------------------------------------------------------
+
+  heldUnsafe(): Slot | undefined {
+    return this.#held === undefined || this.#held.slot.lossUnsafe() !== undefined ? undefined : this.#held.slot
+  }
+
+  // The key is dealt with by then. The slot would delete it by its create revision, which a replacement shares.
+  letGo(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (this.#held === undefined) return Effect.void
+      const { scope, slot } = this.#held
+      this.#held = undefined
+      // Only of a session that is over: nobody else can have taken the place of this key meanwhile.
+      if (typeof this.#place.keyOn !== "string" && slot.session.lossUnsafe() !== undefined) {
+        this.#outdated = [...this.#outdated, slot.key].slice(-maxOutdated)
+      }
+      slot.lose("Deleted")
+      return Scope.close(scope, Exit.void)
+    })
+  }
+
+  get #request(): SlotRequest {
+    const { keyOn, path, ttl } = this.#place
+    // Two of one service cannot have their keys on the same lease where the lease makes the key.
+    return typeof keyOn === "string" ? { ttl, name: keyOn, key: () => keyOn } : { ttl, name: path, key: keyOn }
+  }
+
+  hold(): Effect.Effect<Slot, EtcdError> {
+    return Effect.uninterruptibleMask((restore) =>
+      Effect.gen({ self: this }, function*(): Effect.fn.Return<Slot, EtcdError> {
+        const slot = this.heldUnsafe()
+        if (slot !== undefined) return slot
+        yield* this.letGo()
+        // In no scope: it would close before `release`, and the slot delete by its create revision, which a replacement shares.
+        const scope = yield* Scope.make()
+        const next = yield* restore(Scope.provide(this.#pool.slot(this.#request), scope)).pipe(
+          Effect.onError(() => Scope.close(scope, Exit.void))
+        )
+        this.#held = { slot: next, scope }
+        if (next.key !== this.#name) {
+          this.#owner.movedUnsafe(this.#name, next.key)
+          this.#name = next.key
+        }
+        const { leaseId } = next.session
+        if (!this.#leases.includes(leaseId)) this.#leases = [...this.#leases, leaseId]
+        next.onLoss(() => this.#owner.wakeUnsafe())
+        return next
+      })
+    )
+  }
+
+  // ---------------------------------------------------------------------------
+  // Writing
+  // ---------------------------------------------------------------------------
+
+  #isCurrent(kv: KeyValue, slot: Slot): boolean {
+    return kv.lease === slot.session.leaseId && compareBytes(kv.value, this.desired.bytes) === 0
+  }
+
+  #ours(slot: Slot, at: Seen, wish: Wish): Verdict {
+    this.seen = { modRevision: at.modRevision, createRevision: at.createRevision, wish }
+    slot.present(at.createRevision)
+    return "Ours"
+  }
+
+  /** Whether this is known, or what is wanted: a key that was like this at a revision, or was not there. */
+  isExpected(kv: KeyValue | undefined, revision: bigint): boolean {
+    const modRevision = this.seen?.modRevision ?? 0n
+    return kv === undefined
+      ? revision < modRevision
+      : kv.modRevision <= modRevision || (this.#held !== undefined && this.#isCurrent(kv, this.#held.slot))
+  }
+
+  /** The first time the last registrant wins; from then on only what is ours is written over. */
+  judge(slot: Slot, kv: KeyValue | undefined): Verdict {
+    if (kv === undefined) return { replaces: undefined }
+    if (this.#isCurrent(kv, slot)) return this.#ours(slot, kv, this.desired)
+    return !this.established || this.#leases.includes(kv.lease) ? { replaces: kv } : "Foreign"
+  }
+
+  put(slot: Slot, replaces: Seen | undefined): Effect.Effect<Verdict, EtcdError> {
+    return Effect.suspend(() => {
+      const key = this.#name
+      const wish = this.desired
+      const moved = this.#outdated.filter((old) => old !== key)
+      return this.#etcd.txn({
+        compare: [Compare.modRevision(key, "=", replaces?.modRevision ?? 0n)],
+        success: [
+          Operation.put(key, wish.bytes, { lease: slot.session.leaseId }),
+          ...moved.map((old) => Operation.delete(old))
+        ],
+        failure: [Operation.range(key)]
+      }).pipe(
+        Effect.onExit((exit) =>
+          Effect.sync(() => {
+            if (Exit.isSuccess(exit)) return
+            const reason = Option.getOrUndefined(Exit.findErrorOption(exit))?.reason._tag
+            if (reason === "LeaseNotFound") slot.session.revoked()
+            // It can be applied at any later time, also after the release.
+            if (reason === "Ambiguous" || Exit.hasInterrupts(exit)) slot.session.distrust(key)
+          })
+        ),
+        Effect.map((answer): Verdict => {
+          const modRevision = answer.revision
+          if (answer.succeeded) {
+            this.#outdated = none
+            return this.#ours(slot, { modRevision, createRevision: replaces?.createRevision ?? modRevision }, wish)
+          }
+          const found = answer.responses[0]
+          return this.judge(slot, found?._tag === "Range" ? found.kvs[0] : undefined)
+        })
+      )
+    })
+  }
+
+  /** Puts until the key is ours or somebody else's. Each failed compare has shown a newer state to go by. */
+  settle(slot: Slot, verdict: Verdict): Effect.Effect<"Ours" | "Foreign", EtcdError> {
+    return typeof verdict === "string"
+      ? Effect.succeed(verdict)
+      : Effect.flatMap(this.put(slot, verdict.replaces), (next) => this.settle(slot, next))
+  }
+
+  /** Nobody else puts this key on a lease of ours. */
+  remove(lease: bigint): Effect.Effect<void, EtcdError> {
+    return Effect.suspend(() =>
+      this.#etcd.txn({
+        compare: [Compare.lease(this.#name, "=", lease)],
+        success: [Operation.delete(this.#name)],
+        failure: [Operation.range(this.#name)]
+      })
+    ).pipe(
+      Effect.flatMap((answer) => {
+        const found = answer.responses[0]
+        const kv = found?._tag === "Range" ? found.kvs[0] : undefined
+        return kv !== undefined && this.#leases.includes(kv.lease) ? this.remove(kv.lease) : Effect.void
+      })
+    )
+  }
+}
