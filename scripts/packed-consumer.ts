@@ -190,8 +190,34 @@ compile("tsconfig.store.json")
 assert.equal(run("node", ["out/store.js"]).trim(), "value")
 say("effect-coord/key-value-store compiles and runs")
 
+write(
+  "cluster.ts",
+  `import { Effect, Layer } from "effect"
+import { EtcdMemory } from "effect-coord"
+import { type EtcdClusterOptions, EtcdRunnerHealth, EtcdRunnerStorage } from "effect-coord/cluster"
+import { Runner, RunnerAddress, RunnerHealth, RunnerStorage, ShardingConfig } from "effect/cluster"
+const options: EtcdClusterOptions = { prefix: "/test" }
+const address = RunnerAddress.make("localhost", 1)
+const program = Effect.gen(function*() {
+  const storage = yield* RunnerStorage.RunnerStorage
+  yield* storage.register(Runner.make({ address, groups: ["default"], weight: 1 }), true)
+  return yield* (yield* RunnerHealth.RunnerHealth).isAlive(address)
+})
+const live = Layer.merge(EtcdRunnerStorage.layer(options), EtcdRunnerHealth.layer(options)).pipe(
+  Layer.provide([EtcdMemory.layer, ShardingConfig.layerDefaults])
+)
+console.log(await Effect.runPromise(Effect.provide(program, live)))
+`
+)
+write("tsconfig.cluster.json", tsconfig(["cluster.ts"]))
+compile("tsconfig.cluster.json")
+assert.equal(run("node", ["out/cluster.js"]).trim(), "true")
+say("effect-coord/cluster compiles and runs")
+
 // What each unstable entry point brings, and nothing else may load.
 const unstable = {
+  "effect-coord/cluster":
+    "effect[/]dist[/](cluster|persistence|rpc|sql)[/]|effect[/]dist[/]http[/]HttpClient|effect-coord[/]dist[/](Cluster[.]|internal[/]cluster[/])",
   "effect-coord/http": "effect[/]dist[/]http[/]HttpClient|effect-coord[/]dist[/](Http[.]|internal[/]http[/])",
   "effect-coord/key-value-store":
     "effect[/]dist[/](persistence|sql)[/]|effect-coord[/]dist[/](KeyValueStore[.]|internal[/]kv[/])"

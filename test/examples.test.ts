@@ -146,6 +146,14 @@ const shown: Record<string, ReadonlyArray<string | RegExp>> = {
     "from the environment, as nobody has put it into etcd: region eu-1",
     "no such port, and no default instead of it: SchemaError"
   ],
+  cluster: [
+    "2 runners, and all 20 shards are held",
+    "ann: apples",
+    "ann: apples, pears",
+    "1 runner, and it has all 20 shards",
+    "bob: bread",
+    "keys left in etcd: 0"
+  ],
   "key-value-store": [
     "stored: { user: 'ann', visits: 1 }",
     "visits: 5",

@@ -57,6 +57,7 @@ it("every code block of the README and of the documentation compiles", { timeout
           noUnusedLocals: false,
           paths: {
             "effect-coord": ["../../src/index.ts"],
+            "effect-coord/cluster": ["../../src/Cluster.ts"],
             "effect-coord/connect": ["../../src/Connect.ts"],
             "effect-coord/http": ["../../src/Http.ts"],
             "effect-coord/key-value-store": ["../../src/KeyValueStore.ts"],
