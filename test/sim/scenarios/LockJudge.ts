@@ -7,9 +7,15 @@ import { clockBound } from "../plan.ts"
 import type { Commit } from "../Server.ts"
 import { describe, type World } from "../World.ts"
 import { hasFault, isCalm, outages, tagOf } from "./drive.ts"
-import type { LockAction } from "./locks.ts"
 
-const root = "/locks/"
+/** Whoever takes a lock, or leads: entries of both are made alike. */
+export interface Attempt {
+  readonly client: number
+  readonly key: string
+  readonly how: string
+  /** Seconds. */
+  readonly ttl: number
+}
 
 interface EntryOf {
   readonly key: string
@@ -31,9 +37,21 @@ const ownerOf = (key: string): string => `c${Number(BigInt(`0x${key.slice(key.la
 /** Of the margin of a lease, what clocks of different rates and the rounding of timers leave for lateness. In milliseconds. */
 const spare = (ttl: number): number => Math.max(100, ttl * 20) - 2 * (clockBound + 0.0002) * ttl * 1000 - 3
 
+/** Its process has stood still for longer than the margin allows. */
+export const isLate = (
+  world: World,
+  plan: Plan<unknown>,
+  { client, ttl }: Pick<Attempt, "client" | "ttl">
+): boolean => {
+  const { manners } = plan
+  const small = manners.stalls === 0 || manners.longestStall <= 5
+  return !small || world.lateness(client) > spare(ttl) ||
+    plan.faults.some((fault) => fault.fault === "suspend" && fault.client === client)
+}
+
 export class LockJudge {
   private readonly world: World
-  private readonly plan: Plan<LockAction>
+  private readonly plan: Plan<Attempt>
   /** What is in etcd, by key. */
   private readonly entries = new Map<string, EntryOf>()
   /** Tokens whose entry has been the first of its lock. */
@@ -46,10 +64,13 @@ export class LockJudge {
   private readonly meddled: boolean
   private readonly restored: boolean
   private readonly calm: boolean
+  private readonly root: string
   staleWrites = 0
 
-  constructor(world: World, plan: Plan<LockAction>) {
+  /** Entries are below `root`. */
+  constructor(world: World, plan: Plan<Attempt>, root = "/locks/") {
     this.world = world
+    this.root = root
     this.plan = plan
     this.restored = hasFault(plan, "restore")
     this.meddled = this.restored || hasFault(plan, "revoke", "delete")
@@ -68,7 +89,7 @@ export class LockJudge {
       if (key.startsWith("/data/") && event._tag === "Put") {
         this.commitFenced(key.slice("/data/".length), BigInt(new TextDecoder().decode(event.kv.value)))
       }
-      if (!key.startsWith(root)) continue
+      if (!key.startsWith(this.root)) continue
       const path = key.slice(0, key.lastIndexOf("/") + 1)
       const entry = this.entries.get(key)
       if (event._tag === "Delete") {
@@ -76,7 +97,8 @@ export class LockJudge {
         if (entry !== undefined) this.deleted(entry, who)
       } else if (entry === undefined) {
         this.entries.set(key, { key, path, token: event.kv.createRevision, by: who })
-      } else {
+      } else if (who !== entry.by || this.root === "/locks/") {
+        // A leader says something else.
         this.world.violate("an entry is written once", `${key} by ${who}`)
       }
       this.noteFirst(path)
@@ -87,7 +109,7 @@ export class LockJudge {
   private restore(): void {
     this.entries.clear()
     this.entered.clear()
-    const answer = this.world.server.store.range({ prefix: root, keysOnly: true })
+    const answer = this.world.server.store.range({ prefix: this.root, keysOnly: true })
     if (answer._tag === "Failure") return
     for (const { createRevision: token, key } of answer.success.kvs) {
       this.entries.set(key, { key, path: key.slice(0, key.lastIndexOf("/") + 1), token, by: ownerOf(key) })
@@ -125,7 +147,7 @@ export class LockJudge {
   }
 
   private commitFenced(key: string, token: bigint): void {
-    const path = `${root}${key}/`
+    const path = `${this.root}${key}/`
     const first = this.firstOf(path)
     // An older state brings entries back that their owners have given up: nobody else holds by them.
     const isThere = this.restored &&
@@ -139,31 +161,23 @@ export class LockJudge {
   // What clients do
   // ---------------------------------------------------------------------------
 
-  private who(action: LockAction, number: number): string {
+  private who(action: Attempt, number: number): string {
     return `c${action.client}.${number}`
   }
 
-  private id(action: LockAction, token: bigint): string {
-    return `${root}${action.key}/ ${token}`
+  private id(action: Attempt, token: bigint): string {
+    return `${this.root}${action.key}/ ${token}`
   }
 
-  private isMeddledWith(action: LockAction): boolean {
-    return this.meddled || this.isLate(action)
+  private isMeddledWith(action: Attempt): boolean {
+    return this.meddled || isLate(this.world, this.plan, action)
   }
 
-  /** Its process has stood still for longer than the margin allows. */
-  private isLate(action: LockAction): boolean {
-    const { manners } = this.plan
-    const small = manners.stalls === 0 || manners.longestStall <= 5
-    return !small || this.world.lateness(action.client) > spare(action.ttl) ||
-      this.plan.faults.some((fault) => fault.fault === "suspend" && fault.client === action.client)
-  }
-
-  asks(action: LockAction, number: number): void {
+  asks(action: Attempt, number: number): void {
     this.world.record(this.who(action, number), "asks", `${action.key} ${action.how}`)
   }
 
-  enters(action: LockAction, number: number, token: bigint): void {
+  enters(action: Attempt, number: number, token: bigint): void {
     const who = this.who(action, number)
     const id = this.id(action, token)
     this.world.record(who, "enters", `${action.key} token ${token}`)
@@ -178,7 +192,7 @@ export class LockJudge {
     this.holding.set(id, { who, number, history: this.world.server.histories })
   }
 
-  step(action: LockAction, number: number, token: bigint): void {
+  step(action: Attempt, number: number, token: bigint): void {
     const who = this.who(action, number)
     this.world.record(who, "step", `${action.key} token ${token}`)
     const newest = this.entered.get(action.key) ?? 0n
@@ -194,21 +208,21 @@ export class LockJudge {
     }
   }
 
-  fenced(action: LockAction, number: number, token: bigint, exit: Exit.Exit<unknown, unknown>): void {
+  fenced(action: Attempt, number: number, token: bigint, exit: Exit.Exit<unknown, unknown>): void {
     this.world.record(this.who(action, number), "fenced", `${action.key} token ${token}: ${tagOf(exit)}`)
   }
 
-  lossKnown(action: LockAction, number: number, token: bigint): void {
+  lossKnown(action: Attempt, number: number, token: bigint): void {
     this.world.record(`c${action.client}`, "lost", `${action.key} token ${token}`)
     if (!this.lossTimes.has(number)) this.lossTimes.set(number, this.world.now)
   }
 
-  leaves(action: LockAction, number: number, token: bigint): void {
+  leaves(action: Attempt, number: number, token: bigint): void {
     this.world.record(this.who(action, number), "leaves", `${action.key} token ${token}`)
     this.holding.delete(this.id(action, token))
   }
 
-  ended(action: LockAction, number: number, exit: Exit.Exit<unknown, unknown>): void {
+  ended(action: Attempt, number: number, exit: Exit.Exit<unknown, unknown>): void {
     const who = this.who(action, number)
     const how = tagOf(exit)
     this.world.record(who, "ends", how)
@@ -231,7 +245,7 @@ export class LockJudge {
 
   orphans(): void {
     for (const key of this.world.keys()) {
-      if (!key.startsWith(root) || key.startsWith(`${root}keep`)) continue
+      if (!key.startsWith(this.root) || key.startsWith(`${this.root}keep`)) continue
       const by = this.entries.get(key)?.by
       if (by !== undefined && by.startsWith("c") && this.world.isCrashed(Number(by.slice(1)))) continue
       this.world.violate("no entry is left behind", `${key} by ${by}`)

@@ -2,7 +2,15 @@
 import type { Variant } from "../World.ts"
 import { apartWhenUnanswered, conflictsTogether, refusedForAnother, sharedReads } from "./batches.ts"
 import { deadlineFromReceipt, lossAtTwiceTheTtl, sharedSession } from "./leases.ts"
-import { absenceIsProof, blindRetry, givesUp, releaseByName, unfenced, waiterTrustsItsKey } from "./requests.ts"
+import {
+  absenceIsProof,
+  blindRetry,
+  givesUp,
+  inParts,
+  releaseByName,
+  unfenced,
+  waiterTrustsItsKey
+} from "./requests.ts"
 import { listAndWatchWithAGap, resumesAtTheHeader } from "./watches.ts"
 
 export interface BrokenVariant {
@@ -30,5 +38,9 @@ export const variants: ReadonlyArray<BrokenVariant> = [
   { name: "conflicts together", scenario: "batching", client: conflictsTogether, seed: 50 },
   { name: "apart when unanswered", scenario: "batching", client: apartWhenUnanswered, seed: 2 },
   { name: "refused for another", scenario: "batching", client: refusedForAnother, seed: 2 },
-  { name: "shared reads", scenario: "batching", client: sharedReads, seed: 124 }
+  { name: "shared reads", scenario: "batching", client: sharedReads, seed: 124 },
+  { name: "loss of a role too late", scenario: "roles", client: lossAtTwiceTheTtl, seed: 328 },
+  { name: "observer with a gap", scenario: "roles", client: listAndWatchWithAGap, seed: 22 },
+  { name: "leader without a compare", scenario: "roles", client: unfenced, seed: 78 },
+  { name: "transaction in parts", scenario: "roles", client: inParts, seed: 3 }
 ]

@@ -86,3 +86,20 @@ export const givesUp: Variant = {
         : etcd.range(request)
   })
 }
+
+/** Several values are written one after the other. */
+export const inParts: Variant = {
+  port: (etcd) => ({
+    ...etcd,
+    txn: (request) => {
+      const [first, ...rest] = request.success ?? []
+      const isOfSeveral = first?._tag === "Put" && first.key.startsWith("/config/") && rest.length > 0
+      return isOfSeveral
+        ? Effect.tap(
+          etcd.txn({ ...request, success: [first] }),
+          ({ succeeded }) => succeeded ? etcd.txn({ success: rest }) : Effect.void
+        )
+        : etcd.txn(request)
+    }
+  })
+}
