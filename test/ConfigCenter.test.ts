@@ -270,6 +270,24 @@ describe("watchers of the same changes", () => {
       yield* eventually(() => shared.every(({ seen }) => seen.length === 2))
       assert.strictEqual(decoded, 1)
     }))
+
+  it.effect.each(
+    [
+      ["an array", Schema.mutable(Schema.Array(Schema.Unknown))],
+      ["a field", Schema.Struct({ list: Schema.mutableKey(Schema.mutable(Schema.Array(Schema.Number))) })],
+      ["anything", Schema.Any]
+    ] as const
+  )("what a consumer may change is his own: %s", ([, schema]) =>
+    Effect.gen(function*() {
+      const { config, put } = yield* makeConfigClient(yield* EtcdMemory.make())
+      yield* put("app/x", schema.ast._tag === "Arrays" ? "[1]" : `{"list":[1]}`)
+      const one = yield* consume(config.watchPrefix("app", schema))
+      const other = yield* consume(config.watchPrefix("app", schema))
+      yield* eventually(() => one.seen.length === 2 && other.seen.length === 2)
+      const values = [one.seen[0], other.seen[0]].map((event) => event?._tag === "Put" ? event.value : undefined)
+      assert.deepStrictEqual(values[0], values[1])
+      assert.notStrictEqual(values[0], values[1])
+    }))
 })
 
 describe("update", () => {

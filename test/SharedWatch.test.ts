@@ -10,12 +10,16 @@ import * as Latch from "effect/Latch"
 import * as Random from "effect/Random"
 import * as Result from "effect/Result"
 import * as Schedule from "effect/Schedule"
+import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as TestClock from "effect/testing/TestClock"
+import { setFlagsFromString } from "node:v8"
+import { runInNewContext } from "node:vm"
 import { type KeyValue, Operation } from "../src/Etcd.ts"
 import { EtcdError, PermissionDenied } from "../src/EtcdError.ts"
 import { makeEtcd } from "../src/internal/client/Client.ts"
+import { Hub } from "../src/internal/hub.ts"
 import { makeLink } from "../src/internal/memory/link.ts"
 import { Store } from "../src/internal/memory/Store.ts"
 import { makeTransport } from "../src/internal/memory/transport.ts"
@@ -596,6 +600,50 @@ describe("SharedWatch, lifetime", () => {
       assert.strictEqual(port.watches().open, 1)
       yield* TestClock.adjust("1 millis")
       assert.deepStrictEqual(port.watches(), { open: 0, total: 1 })
+    }))
+
+  it.effect("what comes amid the interruption of a pull waits for the next one", () =>
+    Effect.gen(function*() {
+      for (const steps of [2, 3, 4, 2048]) {
+        const state: Snapshot = { revision: 1n, kvs: HashMap.empty() }
+        const hub = new Hub(state)
+        const reader = hub.joinUnsafe()
+        const waiting = yield* reader.pull.pipe(
+          Effect.provideService(Scheduler.MaxOpsBeforeYield, steps),
+          Effect.forkChild
+        )
+        for (let i = 0; i < 20; i++) yield* Effect.yieldNow
+        assert.isUndefined(waiting.pollUnsafe())
+        waiting.interruptUnsafe()
+        const changes: ReadonlyArray<Change> = [{ _tag: "Synced", revision: 2n }]
+        hub.publishUnsafe({ changes, state: { ...state, revision: 2n }, bytes: 0 })
+        yield* Fiber.await(waiting)
+        hub.publishUnsafe({ changes, state: { ...state, revision: 3n }, bytes: 0 })
+        assert.strictEqual((yield* reader.pull).length, 2, `${steps}`)
+      }
+    }))
+
+  it.effect("a consumer that lives on keeps nothing of what it began with", () =>
+    Effect.gen(function*() {
+      const { put, shared } = yield* makeSetup
+      setFlagsFromString("--expose-gc")
+      const collect = runInNewContext("gc") as () => void
+      yield* put("x")
+      // Two, as the watch itself keeps the state that it began with.
+      const first = yield* consume(shared.changes(range))
+      yield* eventually(() => first.seen.length === 1)
+      yield* put("x", "second")
+      yield* eventually(() => first.seen.length === 2)
+      const second = yield* consume(shared.changes(range))
+      yield* eventually(() => second.seen.length === 1)
+      const begun = new WeakRef(second.seen.splice(0)[0] ?? [])
+      yield* put("x", "third")
+      yield* eventually(() => second.seen.length === 1)
+      for (let i = 0; i < 5 && begun.deref() !== undefined; i++) {
+        yield* Effect.promise(() => new Promise((resume) => setImmediate(resume)))
+        collect()
+      }
+      assert.isUndefined(begun.deref())
     }))
 
   it.effect(

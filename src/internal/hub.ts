@@ -148,6 +148,8 @@ class LogReader implements Reader {
 
   readonly #leaving = Effect.sync(() => {
     this.#waiting = undefined
+    // What came between the interruption and this has reached nobody, and waits for the next pull.
+    if (this.#rest === undefined) this.#pulled = this.#finished
   })
 
   position(): Snapshot {

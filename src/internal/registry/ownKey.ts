@@ -41,7 +41,7 @@ interface Held {
 /** Where a key was seen. */
 type Seen = Pick<KeyValue, "modRevision" | "createRevision">
 
-interface Wish {
+export interface Wish {
   readonly instance: ServiceInstance
   readonly bytes: Uint8Array
 }
@@ -68,6 +68,8 @@ export class OwnKey {
   /** The key when it was last known to be ours, and what was in it. */
   seen: Seen & { readonly wish: Wish } | undefined
   desired: Wish
+  /** What was last sent. */
+  tried: Wish | undefined
   /** It has been ours. */
   established = false
 
@@ -89,9 +91,9 @@ export class OwnKey {
     return typeof this.#place.keyOn === "string" ? this.#name : this.#place.path
   }
 
-  want(metadata: Readonly<Record<string, string>>): void {
+  want(metadata: Readonly<Record<string, string>>): Wish {
     const instance = new ServiceInstance({ ...this.desired.instance, metadata })
-    this.desired = { instance, bytes: this.#place.encode(instance) }
+    return this.desired = { instance, bytes: this.#place.encode(instance) }
   }
 
   // ---------------------------------------------------------------------------
@@ -180,6 +182,7 @@ export class OwnKey {
     return Effect.suspend(() => {
       const key = this.#name
       const wish = this.desired
+      this.tried = wish
       const moved = this.#outdated.filter((old) => old !== key)
       return this.#etcd.txn({
         compare: [Compare.modRevision(key, "=", replaces?.modRevision ?? 0n)],

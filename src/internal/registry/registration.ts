@@ -15,7 +15,7 @@ import { patienceWith } from "../session/Patience.ts"
 import type { SessionPool } from "../session/SessionPool.ts"
 import { isTransient } from "../session/Slots.ts"
 import * as Telemetry from "../Telemetry.ts"
-import { type Owner, OwnKey, type Place, type Verdict } from "./ownKey.ts"
+import { type Owner, OwnKey, type Place, type Verdict, type Wish } from "./ownKey.ts"
 import type { KeyObserver, OwnKeys } from "./ownKeys.ts"
 import { Status } from "./status.ts"
 
@@ -61,8 +61,8 @@ export class OwnRegistration implements KeyObserver, Owner {
   /** While there is something to mend. */
   #working: Fiber.Fiber<unknown, unknown> | undefined
   #turn: Semaphore.Semaphore | undefined
-  /** Updates that wait until what they want is in etcd. */
-  #waiting: Set<Deferred.Deferred<void, Replaced | EtcdError>> | undefined
+  /** Updates that wait until what they want is in etcd, by what they want. */
+  #waiting: Map<Wish, Deferred.Deferred<void, Replaced | EtcdError>> | undefined
 
   constructor(ports: Ports, place: Place, instance: ServiceInstance) {
     this.#ports = ports
@@ -94,10 +94,14 @@ export class OwnRegistration implements KeyObserver, Owner {
     })
   }
 
-  #answer(exit: Exit.Exit<void, Replaced | EtcdError>): Effect.Effect<void> {
+  /** All that wait, or who waits for this. */
+  #answer(exit: Exit.Exit<void, Replaced | EtcdError>, only?: Wish): Effect.Effect<void> {
     return Effect.sync(() => {
-      for (const deferred of this.#waiting ?? []) Deferred.doneUnsafe(deferred, exit)
-      this.#waiting?.clear()
+      for (const [wish, deferred] of this.#waiting ?? []) {
+        if (only !== undefined && wish !== only) continue
+        this.#waiting?.delete(wish)
+        Deferred.doneUnsafe(deferred, exit)
+      }
     })
   }
 
@@ -112,8 +116,9 @@ export class OwnRegistration implements KeyObserver, Owner {
     })
   }
 
+  /** As a whole: who is no longer kept and not yet replaced either would stay so for ever. */
   #conclude(outcome: "Ours" | "Foreign"): Effect.Effect<void> {
-    return Effect.suspend(() => {
+    return Effect.uninterruptible(Effect.suspend(() => {
       if (outcome === "Foreign") {
         this.#leaveUnsafe()
         return this.#become("Replaced").pipe(
@@ -125,7 +130,7 @@ export class OwnRegistration implements KeyObserver, Owner {
       // An update may have come while an older wish was being carried out.
       const done = this.#key.seen?.wish === this.#key.desired ? this.#answer(Exit.void) : Effect.void
       return Effect.andThen(this.#become("Registered"), done)
-    })
+    }))
   }
 
   // ---------------------------------------------------------------------------
@@ -140,6 +145,7 @@ export class OwnRegistration implements KeyObserver, Owner {
       let verdict: Verdict = { replaces: undefined }
       while (typeof verdict !== "string") {
         const slot = yield* this.#key.hold()
+        if (this.#released) break
         const replaces: Exclude<Verdict, string>["replaces"] = verdict.replaces
         verdict = yield* this.#key.put(slot, replaces).pipe(
           Effect.catchIf(
@@ -151,8 +157,17 @@ export class OwnRegistration implements KeyObserver, Owner {
           )
         )
       }
+      if (this.#released) return yield* this.#failed("register", new Closed())
       yield* this.#become("Registered")
       this.#key.established = true
+    }).pipe(Effect.ensuring(Effect.suspend(() => this.#released ? this.#abandon : Effect.void)))
+  }
+
+  /** The scope has closed during the start, and `release` may have found nothing yet. Each beat deletes what nobody owns. */
+  get #abandon(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      this.#key.heldUnsafe()?.session.distrust(this.keyUnsafe())
+      return this.#key.letGo()
     })
   }
 
@@ -228,10 +243,11 @@ export class OwnRegistration implements KeyObserver, Owner {
           ),
           Effect.tapError((error) => {
             // A wish that can never be written must not keep the last one from coming back.
-            const { wish } = this.#key.seen ?? {}
-            if (error.reason._tag !== "TooLarge" || wish === undefined || wish === this.#key.desired) return Effect.void
-            this.#key.desired = wish
-            return this.#answer(Exit.fail(error))
+            const { desired, seen, tried } = this.#key
+            if (error.reason._tag !== "TooLarge" || seen === undefined || seen.wish === tried) return Effect.void
+            // Another one may have come meanwhile.
+            if (desired === tried) this.#key.desired = seen.wish
+            return this.#answer(Exit.fail(error), tried)
           }),
           Effect.tapError(() => Effect.suspend(() => pause(++failures, longestPause))),
           Effect.retry({ while: (error) => error.reason._tag !== "Closed" })
@@ -262,36 +278,38 @@ export class OwnRegistration implements KeyObserver, Owner {
 
   /** For as long as the key is there. Nothing: it is not. */
   #write(metadata: Readonly<Record<string, string>>): Effect.Effect<"Ours" | "Foreign" | undefined, EtcdError> {
-    return this.#inTurn(Effect.gen({ self: this }, function*() {
-      const slot = this.#key.heldUnsafe()
-      if (slot === undefined || this.status.getUnsafe() !== "Registered") return undefined
-      const previous = this.#key.desired
-      this.#key.want(metadata)
-      const outcome = yield* this.#key.settle(slot, { replaces: this.#key.seen }).pipe(
-        Effect.onInterrupt(() => Effect.sync(() => this.doubt())),
-        Effect.catchIf((error) => error.reason._tag === "LeaseNotFound", () => Effect.undefined),
-        Effect.tapError((error) =>
-          Effect.sync(() => {
-            // What may have been written is what is wanted from now on; what was refused is not.
-            if (error.reason._tag === "Ambiguous") this.doubt()
-            else this.#key.desired = previous
-          })
+    return this.#inTurn(
+      Effect.gen({ self: this }, function*() {
+        const slot = this.#key.heldUnsafe()
+        if (slot === undefined || this.#released || this.status.getUnsafe() !== "Registered") return undefined
+        const previous = this.#key.desired
+        const wish = this.#key.want(metadata)
+        const outcome = yield* this.#key.settle(slot, { replaces: this.#key.seen }).pipe(
+          Effect.catchIf((error) => error.reason._tag === "LeaseNotFound", () => Effect.undefined),
+          Effect.tapError((error) =>
+            Effect.sync(() => {
+              // What may have been written is what is wanted from now on; what was refused is not.
+              if (error.reason._tag === "Ambiguous") this.doubt()
+              // Of one that came meanwhile too.
+              else if (this.#key.desired === wish) this.#key.desired = previous
+            })
+          )
         )
-      )
-      if (outcome !== undefined) yield* this.#conclude(outcome)
-      return outcome
-    }))
+        if (outcome !== undefined) yield* this.#conclude(outcome)
+        return outcome
+      }).pipe(Effect.onInterrupt(() => Effect.sync(() => this.doubt())))
+    )
   }
 
   #writeWhenRecovered(metadata: Readonly<Record<string, string>>): Effect.Effect<void, Replaced | EtcdError> {
     return Effect.gen({ self: this }, function*() {
       if (this.#released) return yield* this.#failed("update", new Closed())
       if (this.status.getUnsafe() === "Replaced") return yield* this.#replaced
-      this.#key.want(metadata)
+      const wish = this.#key.want(metadata)
       const written = Deferred.makeUnsafe<void, Replaced | EtcdError>()
-      this.#waiting ??= new Set()
-      const waiting = this.#waiting.add(written)
-      yield* this.#become("Recovering")
+      this.#waiting ??= new Map()
+      const waiting = this.#waiting.set(wish, written)
+      // At once: who is interrupted from here on has asked for it all the same.
       this.doubt()
       yield* Deferred.await(written).pipe(
         Effect.timeoutOrElse({
@@ -301,7 +319,7 @@ export class OwnRegistration implements KeyObserver, Owner {
             return Effect.fail(this.#failed("update", new Ambiguous({ detail })))
           }
         }),
-        Effect.ensuring(Effect.sync(() => waiting.delete(written)))
+        Effect.ensuring(Effect.sync(() => waiting.delete(wish)))
       )
     })
   }
@@ -345,7 +363,8 @@ export class OwnRegistration implements KeyObserver, Owner {
           // From now on nobody owns the key, and each beat of the session deletes what nobody owns.
           Effect.tapError(() => Effect.sync(() => slot.session.distrust(this.keyUnsafe())))
         )
-      return removal.pipe(
+      return this.#answer(Exit.fail(this.#failed("update", new Closed()))).pipe(
+        Effect.andThen(removal),
         Effect.ensuring(this.#key.letGo()),
         Effect.ensuring(recovering ? Telemetry.registrationsRecovering(-1) : Effect.void)
       )
