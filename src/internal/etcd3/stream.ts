@@ -13,6 +13,8 @@ export interface Duplex<Request, Response> {
    * taken from the stream before the effect is about to succeed, so an interrupted read loses nothing.
    */
   readonly read: Effect.Effect<Arr.NonEmptyReadonlyArray<Response>, Status>
+  /** Reads fail with it from now on, once what has arrived is read. */
+  readonly end: (status: Status) => void
   readonly cancel: () => void
 }
 
@@ -61,6 +63,7 @@ export const makeDuplex = <Request, Response>(
       if (ended === undefined) raw.write(request)
     },
     read,
+    end,
     cancel: () => {
       raw.cancel()
       // A peer that ended it well says no more, and what it sent last is not read any more.

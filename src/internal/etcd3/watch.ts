@@ -3,6 +3,7 @@
  */
 import { status as Code } from "@grpc/grpc-js"
 import * as Arr from "effect/Array"
+import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -54,18 +55,10 @@ export const makeWatch = (connection: Connection, authenticated: Authenticated, 
       isDenied
     )
 
-  const wait = (stream: Responses) =>
-    stream.read.pipe(Effect.timeoutOrElse({
-      duration: silence,
-      orElse: () => {
-        stream.write({ progress_request: {} })
-        return stream.read.pipe(Effect.timeoutOrElse({ duration: silence, orElse: () => Effect.fail(silent) }))
-      }
-    }))
-
   return (request: WatchRequest): Stream.Stream<WatchItem, EtcdError> =>
     Stream.unwrap(Effect.gen(function*() {
       const { responses, stream } = yield* Effect.catch(attempt(request), fail)
+      const { read } = yield* attended(stream)
       const join = makeJoin()
       let arrived: ReadonlyArray<IWatchResponse> | undefined = responses
       let failure: EtcdError | undefined
@@ -94,13 +87,50 @@ export const makeWatch = (connection: Connection, authenticated: Authenticated, 
         while (true) {
           // What came before the end is delivered before it.
           if (failure !== undefined) return yield* failure
-          const items = accept(arrived ?? (yield* Effect.catch(wait(stream), fail)))
+          const items = accept(arrived ?? (yield* Effect.catch(read, fail)))
           arrived = undefined
           if (Arr.isReadonlyArrayNonEmpty(items)) return items
         }
       })))
     }))
 }
+
+/**
+ * Reads that do not wait for ever: the server is asked for a word, then given up. One timer for the whole watch, as there are
+ * many events and hardly ever such a silence. Who does not read is not waiting.
+ */
+const attended = Effect.fnUntraced(function*(stream: Responses) {
+  const clock = yield* Clock.Clock
+  const patience = Duration.toNanosUnsafe(silence)
+  let waitingSince: bigint | undefined
+  let asked = false
+
+  const untilSilent = Effect.suspend(() => {
+    const since = waitingSince
+    const left = since === undefined ? patience : since + patience - clock.monotonicTimeNanosUnsafe()
+    return left > 0n ? Effect.as(Effect.sleep(Duration.nanos(left)), false) : Effect.succeed(true)
+  })
+  yield* Effect.forkScoped(Effect.gen(function*() {
+    while (true) {
+      if (!(yield* untilSilent)) continue
+      if (asked) return stream.end(silent)
+      asked = true
+      waitingSince = clock.monotonicTimeNanosUnsafe()
+      stream.write({ progress_request: {} })
+    }
+  }))
+
+  const done = Effect.sync(() => {
+    waitingSince = undefined
+  })
+  return {
+    read: Effect.suspend(() => {
+      waitingSince = clock.monotonicTimeNanosUnsafe()
+      asked = false
+      return Effect.onExit(stream.read, () => done)
+    })
+  }
+})
 
 const silent: Status = { code: Code.UNAVAILABLE, details: "the watch has gone silent" }
 
