@@ -1,6 +1,7 @@
 import type { Scenario } from "../Scenario.ts"
 import { batching } from "./batching.ts"
 import { config } from "./config.ts"
+import { lines } from "./lines.ts"
 import { locks } from "./locks.ts"
 import { registry } from "./registry.ts"
 import { roles } from "./roles.ts"
@@ -10,6 +11,7 @@ export const scenarios: ReadonlyArray<Scenario<unknown>> = [
   locks as Scenario<unknown>,
   config as Scenario<unknown>,
   registry as Scenario<unknown>,
+  lines as Scenario<unknown>,
   batching as Scenario<unknown>,
   roles as Scenario<unknown>
 ]

@@ -2,6 +2,7 @@
 import type { Variant } from "../World.ts"
 import { apartWhenUnanswered, conflictsTogether, refusedForAnother, sharedReads } from "./batches.ts"
 import { deadlineFromReceipt, lossAtTwiceTheTtl, sharedSession } from "./leases.ts"
+import { countsOneTooFew, overlooksReaders } from "./lines.ts"
 import {
   absenceIsProof,
   blindRetry,
@@ -35,6 +36,9 @@ export const variants: ReadonlyArray<BrokenVariant> = [
   { name: "shared session", scenario: "locks", client: sharedSession, seed: 1 },
   { name: "registration gives up", scenario: "registry", client: givesUp, seed: 807 },
   { name: "fenced without a compare", scenario: "locks", client: unfenced, seed: 786 },
+  { name: "one too many", scenario: "lines", client: countsOneTooFew, seed: 101 },
+  { name: "readers overlooked", scenario: "lines", client: overlooksReaders, seed: 103 },
+  { name: "a permit outlives its lease", scenario: "lines", client: lossAtTwiceTheTtl, seed: 111 },
   { name: "conflicts together", scenario: "batching", client: conflictsTogether, seed: 50 },
   { name: "apart when unanswered", scenario: "batching", client: apartWhenUnanswered, seed: 2 },
   { name: "refused for another", scenario: "batching", client: refusedForAnother, seed: 2 },
