@@ -15,7 +15,7 @@ import { machineNow, makeCluster, overlaps, runsOf } from "../test/utils/cluster
 import { makeEtcdServer } from "../test/utils/EtcdServer.ts"
 
 const ttl = 4
-const entities = 12
+const entities = 40
 
 /** Milliseconds of processor time that a process has had (Linux). */
 const cpuOf = (pid: number): number => {

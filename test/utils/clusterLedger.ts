@@ -80,7 +80,7 @@ export const makeCluster = Effect.fnUntraced(function*(
     }),
     /** Until the calls since `since` have been answered for each entity, by these runners alone, and by each of them. */
     settled: Effect.fnUntraced(function*(names: ReadonlyArray<string>, since: number) {
-      while (true) {
+      for (const end = machineNow() + 40_000;;) {
         const last = new Map<string, string>()
         let at = 0
         for (const line of yield* lines) {
@@ -92,8 +92,11 @@ export const makeCluster = Effect.fnUntraced(function*(
         if (last.size === options.entities && owners.size === names.length && names.every((name) => owners.has(name))) {
           return { owner: last, at }
         }
-        yield* Effect.sleep("50 millis")
+        if (machineNow() > end) {
+          return yield* Effect.die(new Error(`not by ${names.join(" and ")} alone: ${JSON.stringify([...last])}`))
+        }
+        yield* Effect.sleep("200 millis")
       }
-    }, (effect) => Effect.timeout(effect, "40 seconds"))
+    })
   }
 })
