@@ -275,8 +275,9 @@ describe("Registration, recovering", () => {
           }
         })
         yield* Effect.all([operator, operator, writer], { concurrency: "unbounded" })
-        // Without a beat of any lease: they are told.
+        // Without a beat of any lease: they are told. Fibers that run for a few steps only need many turns.
         yield* TestClock.adjust("5 seconds")
+        yield* Effect.repeat(Effect.yieldNow, { times: 5000 })
         assert.deepStrictEqual((yield* process.registry.discover("orders")).length, ids.length + 1)
         for (const one of all) assert.strictEqual(yield* one.status.get, "Registered")
         assert.deepStrictEqual((yield* direct.range({ key: untouched.key })).kvs, before.kvs)
