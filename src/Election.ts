@@ -25,6 +25,7 @@ import { followFirst } from "./internal/election/follow.ts"
 import { makeProclaim } from "./internal/election/proclaim.ts"
 import { type HoldLoss, makeHolds } from "./internal/hold/Hold.ts"
 import { inScope, type Taken, untilTaken } from "./internal/hold/inScope.ts"
+import { makeDeletions } from "./internal/lock/deletions.ts"
 import { entries, EntryLost, waitInLine } from "./internal/lock/entry.ts"
 import { makeLocalQueue } from "./internal/lock/LocalQueue.ts"
 import { awaitTurn, type Prepared, successorOf } from "./internal/lock/Offer.ts"
@@ -203,6 +204,8 @@ const make = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Election["Service"], InvalidOption, Etcd | Scope.Scope> {
   const etcd = yield* Etcd
   const prefix = yield* validatePrefix(prefixOption, "electionPrefix")
+  // Before the sessions, so it ends after them: whoever waits has lost his place by then.
+  const deletions = yield* makeDeletions(etcd)
   const pool = yield* makeSessionPool(etcd, `${prefix}/`)
   const shared = yield* makeSharedWatch(etcd)
   const queue = makeLocalQueue()
@@ -217,7 +220,7 @@ const make = Effect.fnUntraced(function*(
     const attempt = (prepared: Prepared | undefined) =>
       Effect.flatMap(prepared === undefined ? pool.slot(request) : Effect.succeed(prepared.slot), (slot) =>
         Effect.map(
-          waitInLine(etcd, path, slot, value, prepared?.claimed),
+          waitInLine(etcd, deletions, path, slot, value, prepared?.claimed),
           (token) => token === EntryLost ? EntryLost : { slot, token }
         ))
     const queued = Effect.gen(function*(): Effect.fn.Return<Taken, EtcdError, Scope.Scope> {

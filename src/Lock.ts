@@ -20,6 +20,7 @@ import type { KeyValue, TxnRequest, TxnResult } from "./Etcd.ts"
 import type { EtcdError } from "./EtcdError.ts"
 import { makeHolds } from "./internal/hold/Hold.ts"
 import { inScope, type Taken, untilTaken } from "./internal/hold/inScope.ts"
+import { makeDeletions } from "./internal/lock/deletions.ts"
 import { type Claimed, entries, EntryLost, takeIfFree, waitInLine } from "./internal/lock/entry.ts"
 import { makeLocalQueue } from "./internal/lock/LocalQueue.ts"
 import { awaitTurn, type Prepared, successorOf, type Turn } from "./internal/lock/Offer.ts"
@@ -208,6 +209,8 @@ const make = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Lock["Service"], InvalidOption, Etcd | Scope.Scope> {
   const etcd = yield* Etcd
   const prefix = yield* validatePrefix(prefixOption, "lockPrefix")
+  // Before the sessions, so it ends after them: whoever waits has lost his place by then.
+  const deletions = yield* makeDeletions(etcd)
   const pool = yield* makeSessionPool(etcd, `${prefix}/`)
   const queue = makeLocalQueue()
 
@@ -273,7 +276,7 @@ const make = Effect.fnUntraced(function*(
       key,
       options,
       (request, label) => awaitTurn(queue, pool, request, label),
-      (path, slot, label, claimed) => waitInLine(etcd, path, slot, label, claimed)
+      (path, slot, label, claimed) => waitInLine(etcd, deletions, path, slot, label, claimed)
     )
   }, Telemetry.measured("Lock.acquire"))
 

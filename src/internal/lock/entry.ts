@@ -11,12 +11,12 @@ import * as Option from "effect/Option"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
-import * as Stream from "effect/Stream"
 import { Compare, Operation } from "../../Etcd.ts"
 import type { Etcd, KeyValue, RangeResult, TxnRequest, TxnResult } from "../../Etcd.ts"
 import { EtcdError, Unavailable } from "../../EtcdError.ts"
 import { retryFailed } from "../retryFailed.ts"
 import { isTransient, type Slot } from "../session/Slots.ts"
+import { Cut, type Deletions } from "./deletions.ts"
 
 /** The entry was gone before it got its turn: its lease was lost, or somebody deleted it. Queue again. */
 export const EntryLost = "EntryLost" as const
@@ -41,16 +41,24 @@ export const rangeOf = (result: TxnResult, index: number): RangeResult | undefin
   return response?._tag === "Range" ? response : undefined
 }
 
+/** The predecessor was there at this revision. */
+interface Behind {
+  readonly _tag: "Behind"
+  readonly predecessor: KeyValue
+  readonly revision: bigint
+}
+
 /** What a look at the queue shows: nobody before us, the entry just before ours, or only keys of deeper locks, with more to come. */
 type Position =
   | { readonly _tag: "First" }
-  | { readonly _tag: "Behind"; readonly predecessor: KeyValue }
+  | Behind
   | { readonly _tag: "Unknown" }
 
 /** Reads keys in the order of their create revisions, greatest first. */
-const positionIn = (path: string, page: RangeResult | undefined, token: bigint): Position => {
+const positionIn = (path: string, result: TxnResult, index: number, token: bigint): Position => {
+  const page = rangeOf(result, index)
   const predecessor = page?.kvs.find((kv) => kv.createRevision < token && isEntryOf(path, kv.key))
-  if (predecessor !== undefined) return { _tag: "Behind", predecessor }
+  if (predecessor !== undefined) return { _tag: "Behind", predecessor, revision: result.revision }
   return page === undefined || page.more ? { _tag: "Unknown" } : { _tag: "First" }
 }
 
@@ -81,7 +89,7 @@ const look = Effect.fnUntraced(function*(
       slot.lose("Deleted")
       return yield* Effect.fail(EntryLost)
     }
-    const position = positionIn(path, rangeOf(result, 0), token)
+    const position = positionIn(path, result, 0, token)
     if (position._tag !== "Unknown") return position
   }
   return { _tag: "Unknown" }
@@ -106,7 +114,7 @@ export const claimRequest = (path: string, slot: Slot, label: string) => ({
 /** What a claim has put; `index` is that of its range among the responses. */
 export const claimedBy = (path: string, slot: Slot, result: TxnResult, index: number): Claimed => {
   slot.present(result.revision)
-  return { token: result.revision, position: positionIn(path, rangeOf(result, index), result.revision) }
+  return { token: result.revision, position: positionIn(path, result, index, result.revision) }
 }
 
 /**
@@ -188,6 +196,7 @@ export const orLost = <A, R>(
  */
 export const waitInLine = Effect.fnUntraced(function*(
   etcd: Port,
+  deletions: Deletions,
   path: string,
   slot: Slot,
   label: string,
@@ -207,7 +216,7 @@ export const waitInLine = Effect.fnUntraced(function*(
   ))
   if (claimed.position?._tag === "First") return claimed.token
   return yield* Effect.raceFirst(
-    untilFirst(etcd, path, slot, claimed),
+    untilFirst(etcd, deletions, path, slot, claimed),
     Effect.andThen(slot.lost, Effect.fail(EntryLost))
   )
 }, orLost)
@@ -215,6 +224,7 @@ export const waitInLine = Effect.fnUntraced(function*(
 /** Once queued, it waits for as long as the session lives, whatever happens to the connection. */
 const untilFirst = Effect.fnUntraced(function*(
   etcd: Port,
+  deletions: Deletions,
   path: string,
   slot: Slot,
   claimed: Claimed
@@ -224,48 +234,50 @@ const untilFirst = Effect.fnUntraced(function*(
   )
   let position = claimed.position
   while (position?._tag !== "First") {
-    position = position?._tag === "Behind" ? yield* untilGone(etcd, position.predecessor, lookAgain) : yield* lookAgain
+    position = position?._tag === "Behind" ? yield* untilGone(deletions, position, lookAgain) : yield* lookAgain
   }
   return claimed.token
 })
 
 /**
- * Waits for the deletion of one predecessor. The watch opens at "now", because one from a past revision is served by
- * etcd's slow group, with a tick of 100 ms; so the queue is read once after it has opened, which leaves no gap. Answers
- * where that read found us, or nothing when it is time to look again.
+ * Waits for the deletion of one predecessor, and looks where that leaves us. A watch opens at "now", because one from a past revision is
+ * served by etcd's slow group, with a tick of 100 ms; so the queue is read once after it has opened, unless it was open before.
  */
 const untilGone = Effect.fnUntraced(function*(
-  etcd: Port,
-  predecessor: KeyValue,
+  deletions: Deletions,
+  { predecessor, revision }: Behind,
   look: Effect.Effect<Position, EtcdError | EntryLost>
 ): Effect.fn.Return<Position | undefined, EtcdError | EntryLost> {
-  if (predecessor.lease === 0n) {
+  const { createRevision, key, lease } = predecessor
+  if (lease === 0n) {
     yield* Effect.logWarning("waiting for a key without a lease: it stays until somebody deletes it").pipe(
-      Effect.annotateLogs({ key: predecessor.key })
+      Effect.annotateLogs({ key })
     )
   }
-  const seen = yield* etcd.watch({ key: predecessor.key }).pipe(
-    Stream.mapEffect((item): Effect.Effect<Option.Option<Position | undefined>, EtcdError | EntryLost> =>
-      item._tag === "Batch"
-        ? Effect.succeed(
-          item.events.some((event) => event._tag === "Delete") ? Option.some(undefined) : Option.none()
-        )
-        : Effect.map(
-          look,
-          (position) =>
-            position._tag === "Behind" && position.predecessor.createRevision === predecessor.createRevision
-              ? Option.none()
-              : Option.some(position)
-        )
-    ),
-    Stream.filter(Option.isSome),
-    Stream.runHead,
-    Effect.catchIf((error) => error !== EntryLost && isTransient(error), () => Effect.succeedNone)
+  const isStill = (position: Position) =>
+    position._tag === "Behind" && position.predecessor.createRevision === createRevision
+  return yield* deletions.watching(
+    key,
+    Effect.fnUntraced(function*(watch): Effect.fn.Return<Position | undefined, EtcdError | EntryLost | Cut> {
+      if ((yield* watch.opened) > revision) {
+        const position = yield* look
+        if (!isStill(position)) return position
+      }
+      yield* watch.deleted(createRevision)
+      const position = yield* look
+      if (!isStill(position)) return position
+      // It tells of another history, before a snapshot was restored.
+      watch.endUnsafe()
+      return yield* Effect.fail(Cut)
+    })
+  ).pipe(
+    // A pause, so that a watch that is cut at once makes no busy loop.
+    Effect.catch((error) =>
+      error === EntryLost || (error !== Cut && !isTransient(error))
+        ? Effect.fail(error)
+        : Effect.as(Effect.flatMap(Random.nextBetween(20, 100), Effect.sleep), undefined)
+    )
   )
-  if (Option.isSome(seen)) return seen.value.value
-  // The watch was cut. A pause, so that a watch that is cut at once makes no busy loop.
-  yield* Effect.flatMap(Random.nextBetween(20, 100), Effect.sleep)
-  return undefined
 })
 
 /** How often a lock is tried anew because keys below it, of other locks, came and went in between. */

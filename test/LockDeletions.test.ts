@@ -1,0 +1,130 @@
+/** How processes wait for each other: by a watch on the key before theirs, which stays for who waits for it again. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import { TestClock } from "effect/testing"
+import { Etcd } from "../src/Etcd.ts"
+import { EtcdError, PermissionDenied } from "../src/EtcdError.ts"
+import { Lock } from "../src/Lock.ts"
+import { settle, within } from "./utils/virtual.ts"
+import { makeWorld } from "./utils/world.ts"
+
+/** A client whose watches are counted. */
+const counting = Effect.fnUntraced(function*(world: Effect.Success<typeof makeWorld>) {
+  const { etcd, link } = yield* world.client
+  const watches = { opened: 0, open: 0, refused: false }
+  const service: Etcd["Service"] = {
+    ...etcd,
+    watch: (request) =>
+      Stream.unwrap(Effect.acquireRelease(
+        Effect.sync(() => {
+          watches.opened++
+          watches.open++
+          return watches.refused
+            ? Stream.fail(new EtcdError({ operation: "watch", reason: new PermissionDenied() }))
+            : etcd.watch(request)
+        }),
+        () => Effect.sync(() => watches.open--)
+      ))
+  }
+  const context = yield* Layer.build(Lock.layer().pipe(Layer.provide(Layer.succeed(Etcd, service))))
+  return { lock: Context.get(context, Lock), link, watches }
+})
+
+const hold = Effect.fnUntraced(function*(lock: Lock["Service"]) {
+  const scope = yield* Scope.fork(yield* Effect.scope)
+  yield* Scope.provide(lock.acquire("job", { ttl: "60 seconds" }), scope)
+  return { release: Scope.close(scope, Exit.void) }
+})
+
+/** One holds it while the other waits, then the other way round. */
+const passOn = Effect.fnUntraced(function*(one: Lock["Service"], other: Lock["Service"]) {
+  const { release } = yield* hold(one)
+  const waiting = yield* Effect.forkChild(hold(other))
+  yield* settle
+  yield* release
+  const next = yield* within("100 millis", Fiber.join(waiting))
+  yield* next.release
+})
+
+describe("a lock that goes from process to process", () => {
+  it.effect("costs one watch for as long as it goes to and fro, and none a second after that", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const [one, other] = yield* Effect.all([world.client, counting(world)])
+      for (let round = 0; round < 20; round++) yield* passOn(one.lock, other.lock)
+      assert.strictEqual(other.watches.opened, 1)
+      yield* TestClock.adjust("2 seconds")
+      assert.strictEqual(other.watches.open, 0)
+      yield* passOn(one.lock, other.lock)
+      assert.strictEqual(other.watches.opened, 2)
+    }))
+
+  it.effect("a deletion that is told before the claim is answered wakes whoever waits for it then", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const [one, other] = yield* Effect.all([world.client, counting(world)])
+      yield* passOn(one.lock, other.lock)
+      const { release } = yield* hold(one.lock)
+      yield* other.link.setFate((operation) => operation === "txn" ? { response: "300 millis" } : {})
+      const waiting = yield* Effect.forkChild(hold(other.lock))
+      yield* TestClock.adjust("100 millis")
+      yield* release
+      yield* TestClock.adjust("200 millis")
+      assert.strictEqual(waiting.pollUnsafe(), undefined)
+      yield* Effect.asVoid(within("400 millis", Fiber.join(waiting)))
+      yield* other.link.setFate(() => ({}))
+      assert.strictEqual(other.watches.opened, 1)
+    }))
+
+  it.effect("a deletion before the watch opens is found by a look", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const [one, other] = yield* Effect.all([world.client, counting(world)])
+      const { release } = yield* hold(one.lock)
+      yield* other.link.setFate((operation) => operation === "watch" ? { request: "300 millis" } : {})
+      const waiting = yield* Effect.forkChild(hold(other.lock))
+      yield* TestClock.adjust("100 millis")
+      yield* release
+      yield* Effect.asVoid(within("400 millis", Fiber.join(waiting)))
+    }))
+
+  it.effect("a watch that is cut, in use or between two uses, is opened anew", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const [one, other] = yield* Effect.all([world.client, counting(world)])
+      yield* passOn(one.lock, other.lock)
+      yield* other.link.cut
+      yield* settle
+      yield* passOn(one.lock, other.lock)
+      assert.strictEqual(other.watches.opened, 2)
+      const { release } = yield* hold(one.lock)
+      const waiting = yield* Effect.forkChild(hold(other.lock))
+      yield* settle
+      yield* other.link.cut
+      yield* TestClock.adjust("200 millis")
+      assert.strictEqual(other.watches.opened, 3)
+      yield* release
+      yield* Effect.asVoid(within("100 millis", Fiber.join(waiting)))
+    }))
+
+  it.effect("a watch that etcd refuses is an error of whoever waits", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const [one, other] = yield* Effect.all([world.client, counting(world)])
+      const { release } = yield* hold(one.lock)
+      other.watches.refused = true
+      const error = yield* Effect.flip(Effect.scoped(other.lock.acquire("job")))
+      assert.strictEqual(error._tag === "EtcdError" && error.reason._tag, "PermissionDenied")
+      other.watches.refused = false
+      const waiting = yield* Effect.forkChild(hold(other.lock))
+      yield* settle
+      yield* release
+      yield* Effect.asVoid(within("100 millis", Fiber.join(waiting)))
+    }))
+})
