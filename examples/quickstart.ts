@@ -253,6 +253,8 @@ const configuration = Effect.fn(function*() {
   yield* etcd.txn({ success: [Operation.put("/config/api/limits", `{"perSecond":"many","burst":20}`)] })
   yield* say("somebody writes a value that does not fit the schema, past this library")
   yield* showNext(1)
+  // It follows by itself, and may be a moment behind who watches.
+  yield* live.statusChanges.pipe(Stream.takeUntil((status) => status._tag === "Invalid"), Stream.runDrain)
   yield* say(`a live reference keeps the last good value: ${show(yield* live.get)}`)
 
   yield* config.delete("api/limits")
