@@ -12,10 +12,14 @@ import type { EtcdError } from "../../EtcdError.ts"
 import { durationNanos, sleepUntil } from "./LeaseClock.ts"
 
 export interface Patience {
-  /** Waits for the effect until a request timeout has passed since the first one that is still unanswered. */
+  /**
+   * Waits for the effect until a request timeout has passed since the first one that is still unanswered. For one that was begun before,
+   * `isOver` says whether its end has been told already: then it waits for no answer, and nobody would tell the end again.
+   */
   readonly within: <A, E, R, E2>(
     effect: Effect.Effect<A, E, R>,
-    orElse: Effect.Effect<A, E2>
+    orElse: Effect.Effect<A, E2>,
+    isOver?: () => boolean
   ) => Effect.Effect<A, E | E2, R>
   /** Told of each end of what was asked of etcd: an answer ends the outage, and a refusal is one as well. */
   readonly heardUnsafe: (exit: Exit.Exit<unknown, EtcdError>) => void
@@ -36,8 +40,9 @@ const makePatience = (timeout: Duration.Duration): Patience => {
       const error = Option.getOrUndefined(Exit.findErrorOption(exit))
       if (Exit.isSuccess(exit) || (error !== undefined && !isTransient(error))) since = undefined
     },
-    within: (effect, orElse) =>
+    within: (effect, orElse, isOver) =>
       Effect.flatMap(Clock.Clock, (clock) => {
+        if (isOver?.() === true) return effect
         const now = clock.monotonicTimeNanosUnsafe()
         // Of an outage that was so long ago nothing can be told.
         if (since === undefined || now - last > limit) since = now

@@ -138,6 +138,7 @@ export const makeSlots = (
         Effect.match({ onFailure: () => false, onSuccess: ({ succeeded }) => succeeded })
       )
     })
+    let isOver = false
     const release = makeRelease(
       // Repeated until it is answered or the lease is over: the compare makes every repetition harmless.
       Effect.suspend(() => entry.createRevision === undefined ? Effect.void : deleteIf(etcd, key, entry.createRevision))
@@ -147,12 +148,18 @@ export const makeSlots = (
           // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
           Effect.tapError(() => Effect.sync(() => session.distrust(key))),
           // That the session ended is no answer.
-          Effect.onExit((exit) => Effect.sync(() => patience.heardUnsafe(exit))),
+          Effect.onExit((exit) =>
+            Effect.sync(() => {
+              isOver = true
+              patience.heardUnsafe(exit)
+            })
+          ),
           Effect.asVoid,
           Effect.raceFirst(Effect.ignore(session.lost)),
           Effect.ensuring(Effect.sync(leave))
         ),
-      key
+      key,
+      () => isOver
     )
     const slot: Slot = {
       key,
@@ -199,7 +206,11 @@ export const makeSlots = (
   }
 
   /** Starts the removal once, in the session's scope, so that it goes on when its callers stop waiting. */
-  const makeRelease = (remove: Effect.Effect<void, EtcdError>, key: string): Effect.Effect<void, EtcdError> => {
+  const makeRelease = (
+    remove: Effect.Effect<void, EtcdError>,
+    key: string,
+    isOver: () => boolean
+  ): Effect.Effect<void, EtcdError> => {
     let started: Fiber.Fiber<void, EtcdError> | undefined
     const start = Effect.suspend(() =>
       started !== undefined
@@ -208,16 +219,13 @@ export const makeSlots = (
     ).pipe(Effect.uninterruptible)
     // Interrupted: the session closes, and its lease takes the key along.
     const conclude = (exit: Exit.Exit<void, EtcdError>) => Exit.hasInterrupts(exit) ? Effect.void : exit
-    return Effect.flatMap(start, (fiber) => {
-      const exit = fiber.pollUnsafe()
-      // What has ended waits for no answer, and must not use up the patience of the next one.
-      return exit === undefined
-        ? patience.within(
-          Effect.flatMap(Fiber.await(fiber), conclude),
-          Effect.suspend(() => Effect.fail(unanswered(key)))
-        )
-        : conclude(exit)
-    })
+    // What has ended waits for no answer, and must not use up the patience of the next one.
+    return Effect.flatMap(start, (fiber) =>
+      patience.within(
+        Effect.flatMap(Fiber.await(fiber), conclude),
+        Effect.suspend(() => Effect.fail(unanswered(key))),
+        () => isOver() || fiber.pollUnsafe() !== undefined
+      ))
   }
 
   return {
