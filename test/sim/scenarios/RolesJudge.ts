@@ -68,7 +68,7 @@ export class RolesJudge {
   private readonly newest = new Map<number, bigint>()
   /** When all numbers were taken for the last time; `Infinity`: they are. */
   private full = -1
-  private readonly written = new Map<number, bigint>()
+  private readonly written = new Map<number, { readonly revision: bigint; readonly history: number }>()
   private readonly refused = new Map<number, string>()
 
   constructor(world: World, plan: Plan<RoleAction>) {
@@ -138,7 +138,7 @@ export class RolesJudge {
     const value = Number([...values][0] || -1)
     if (value < 0) return
     if (this.written.has(value)) this.world.violate("nothing is applied twice", String(value))
-    this.written.set(value, revision)
+    this.written.set(value, { revision, history: this.world.server.histories })
     const teller = this.refused.get(value)
     if (teller !== undefined) this.world.violate("what is refused is not applied", `${value}, ${teller}`)
   }
@@ -234,13 +234,16 @@ export class RolesJudge {
     const tag = tagOf(exit)
     this.world.record(name, "transacts", `${value} ${tag}`)
     if (exit._tag === "Success") {
-      const revision = this.written.get(value)
+      const revision = this.written.get(value)?.revision
       if (value % 5 !== 4 && revision !== exit.value) {
         this.world.violate("a transaction answers its revision", `${name}: ${exit.value}, it was ${revision}`)
       }
     } else if (["TransactionConflict", "EtcdError Unavailable"].includes(tag)) {
       this.refused.set(value, `${name} was told ${tag}`)
-      if (this.written.has(value)) this.world.violate("what is refused is not applied", `${value}, ${name}`)
+      // What a restore has undone is refused with every right.
+      if (this.written.get(value)?.history === this.world.server.histories) {
+        this.world.violate("what is refused is not applied", `${value}, ${name}`)
+      }
     }
   }
 
