@@ -93,10 +93,14 @@ export interface ElectionOptions {
  */
 export interface Leadership {
   readonly name: string
+  /** The entry in etcd, without the namespace: a transaction that compares its create revision with the token is fenced too. */
+  readonly entryKey: string
   /** Greater for every later leader of this election, in every process: etcd's create revision of the entry. */
   readonly fencingToken: bigint
   /** The TTL that the server granted: it can be longer than what was asked for. */
   readonly ttl: Effect.Effect<Duration.Duration, LeadershipLost>
+  /** For how long it is held for certain, if no renewal is answered from now on: time to stop what takes a while to stop. */
+  readonly remaining: Effect.Effect<Duration.Duration, LeadershipLost>
   /** Fails when the leadership is lost; not when it is resigned. */
   readonly lost: Effect.Effect<never, LeadershipLost>
   /** Fails unless this is still the leader, judged by the clock now: right also after the process was stopped for a while. */
@@ -243,9 +247,21 @@ const make = Effect.fnUntraced(function*(
             "coord.token": String(token),
             "coord.lease": slot.session.leaseId.toString(16)
           })
-          const { assertHeld: assertLeading, fenced, guard, lost, release: resign, ttl } = hold
+          const { assertHeld: assertLeading, entryKey, fenced, guard, lost, release: resign, remaining, ttl } = hold
           const proclaim = makeProclaim(etcd, { name, slot, token, lost, assertLeading })
-          return { name, fencingToken: token, ttl, lost, assertLeading, guard, fenced, proclaim, resign }
+          return {
+            name,
+            entryKey,
+            fencingToken: token,
+            ttl,
+            remaining,
+            lost,
+            assertLeading,
+            guard,
+            fenced,
+            proclaim,
+            resign
+          }
         })
     )
   }, Telemetry.measured("Election.campaign"))

@@ -108,10 +108,14 @@ export interface InstanceIdOptions {
 export interface InstanceIdHandle {
   readonly service: string
   readonly id: number
+  /** The entry in etcd, without the namespace: a transaction that compares its create revision with the token is fenced too. */
+  readonly entryKey: string
   /** Greater for every later holder of this id, in every process: etcd's create revision of its key. */
   readonly fencingToken: bigint
   /** The TTL that the server granted: it can be longer than what was asked for. */
   readonly ttl: Effect.Effect<Duration.Duration, InstanceIdLost>
+  /** For how long it is held for certain, if no renewal is answered from now on: time to stop what takes a while to stop. */
+  readonly remaining: Effect.Effect<Duration.Duration, InstanceIdLost>
   /** Fails when the id is lost; not when it is released. */
   readonly lost: Effect.Effect<never, InstanceIdLost>
   /** Fails unless the id is held, judged by the clock now: right also after the process was stopped for a while. */

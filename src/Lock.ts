@@ -106,6 +106,8 @@ export interface LockOptions {
  */
 export interface LockHandle {
   readonly key: string
+  /** The entry in etcd, without the namespace: a transaction that compares its create revision with the token is fenced too. */
+  readonly entryKey: string
   /**
    * Greater for every later holder of this lock, in every process: etcd's create revision of the entry. It can be passed to
    * other systems, which refuse a token smaller than one that they have seen. (An etcd restored from a snapshot goes back in revisions
@@ -114,6 +116,8 @@ export interface LockHandle {
   readonly fencingToken: bigint
   /** The TTL that the server granted: it can be longer than what was asked for. */
   readonly ttl: Effect.Effect<Duration.Duration, LockLost | EtcdError>
+  /** For how long it is held for certain, if no renewal is answered from now on: time to stop what takes a while to stop. */
+  readonly remaining: Effect.Effect<Duration.Duration, LockLost>
   /**
    * Releases the lock; again, or after a loss, it does nothing. Fails when etcd did not answer within the request timeout: the release
    * is then repeated in the background until it is answered or the lease has ended.
@@ -264,8 +268,19 @@ const make = Effect.fnUntraced(function*(
             "coord.token": String(token),
             "coord.lease": slot.session.leaseId.toString(16)
           })
-          const { assertHeld, fenced, guard, lost, release, ttl } = hold
-          return { key, fencingToken: token, ttl, unlock: release, lost, assertHeld, guard, fenced }
+          const { assertHeld, entryKey, fenced, guard, lost, release, remaining, ttl } = hold
+          return {
+            key,
+            entryKey,
+            fencingToken: token,
+            ttl,
+            remaining,
+            unlock: release,
+            lost,
+            assertHeld,
+            guard,
+            fenced
+          }
         })
     )
   })

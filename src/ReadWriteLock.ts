@@ -117,10 +117,14 @@ export interface ReadWriteLockOptions {
 export interface ReadWriteHandle {
   readonly name: string
   readonly mode: ReadWriteMode
+  /** The entry in etcd, without the namespace: a transaction that compares its create revision with the token is fenced too. */
+  readonly entryKey: string
   /** Greater for every later entry of this lock, in every process: etcd's create revision of the entry. */
   readonly fencingToken: bigint
   /** The TTL that the server granted: it can be longer than what was asked for. */
   readonly ttl: Effect.Effect<Duration.Duration, ReadWriteLockLost>
+  /** For how long it is held for certain, if no renewal is answered from now on: time to stop what takes a while to stop. */
+  readonly remaining: Effect.Effect<Duration.Duration, ReadWriteLockLost>
   /** Fails when the lock is lost; not when it is released. */
   readonly lost: Effect.Effect<never, ReadWriteLockLost>
   /** Fails unless the lock is held, judged by the clock now: right also after the process was stopped for a while. */

@@ -107,10 +107,14 @@ export interface SemaphoreOptions {
  */
 export interface Permit {
   readonly name: string
+  /** The entry in etcd, without the namespace: a transaction that compares its create revision with the token is fenced too. */
+  readonly entryKey: string
   /** Greater for every later entry of this semaphore, in every process: etcd's create revision of the entry. */
   readonly fencingToken: bigint
   /** The TTL that the server granted: it can be longer than what was asked for. */
   readonly ttl: Effect.Effect<Duration.Duration, PermitLost>
+  /** For how long it is held for certain, if no renewal is answered from now on: time to stop what takes a while to stop. */
+  readonly remaining: Effect.Effect<Duration.Duration, PermitLost>
   /** Fails when the permit is lost; not when it is released. */
   readonly lost: Effect.Effect<never, PermitLost>
   /** Fails unless the permit is held, judged by the clock now: right also after the process was stopped for a while. */

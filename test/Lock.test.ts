@@ -27,6 +27,22 @@ const hold = Effect.fnUntraced(
 )
 
 describe("Lock", () => {
+  it.effect("says what its entry is, and for how long it is held without another renewal", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { lock } = yield* world.client
+      const handle = yield* lock.acquire("a/b", { ttl: "30 seconds" })
+      assert.deepStrictEqual(yield* world.keys, [handle.entryKey])
+      // The margin, a fiftieth, is not counted on.
+      assert.strictEqual(Duration.toMillis(yield* handle.remaining), 29_400)
+      yield* TestClock.adjust("9 seconds")
+      assert.strictEqual(Duration.toMillis(yield* handle.remaining), 20_400)
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(Duration.toMillis(yield* handle.remaining), 29_400)
+      yield* handle.unlock
+      assert.instanceOf(yield* Effect.flip(handle.remaining), LockLost)
+    }))
+
   describe("taking turns", () => {
     it.effect("lets one holder in at a time, in the order in which they came, with growing tokens", () =>
       Effect.gen(function*() {

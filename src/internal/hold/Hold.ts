@@ -16,8 +16,12 @@ import * as Telemetry from "../Telemetry.ts"
 export type HoldLoss = SlotLoss | "Released"
 
 export interface Hold<L> {
+  /** The key in etcd, without the namespace. */
+  readonly entryKey: string
   /** The TTL that the server granted. */
   readonly ttl: Effect.Effect<Duration.Duration, L>
+  /** Until the local deadline, if no renewal is answered from now on. */
+  readonly remaining: Effect.Effect<Duration.Duration, L>
   /** Deletes the entry and closes the scope. */
   readonly release: Effect.Effect<void, EtcdError>
   /** Fails at the loss; never after a release. */
@@ -108,7 +112,9 @@ export const makeHolds = (
       return slot.release
     })
     return {
+      entryKey: slot.key,
       ttl: Effect.map(assertHeld, slot.session.ttlUnsafe),
+      remaining: Effect.map(assertHeld, slot.session.remainingUnsafe),
       release: Effect.uninterruptibleMask((restore) =>
         Effect.flatMap(Effect.exit(restore(remove)), (exit) => Effect.andThen(Scope.close(scope, Exit.void), exit))
       ),
