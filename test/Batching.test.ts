@@ -413,6 +413,30 @@ describe("interruption", () => {
       assert.deepStrictEqual(yield* Fiber.join(other), done)
     }))
 
+  it.effect("of one by another who is answered at once, while both are being sent: it is not sent either", () =>
+    Effect.gen(function*() {
+      const gate = makeGate()
+      const sent: Array<string> = []
+      const etcd = yield* makeEtcd({
+        ...gate.transport,
+        txn: (request) => {
+          sent.push(written(request))
+          return sent.length === 1 ? gate.transport.txn(request) : Effect.succeed(done)
+        }
+      }, { retry: Schedule.recurs(0), timeout: Duration.seconds(5), namespace: "" })
+      const submit = (key: string) => Effect.forkChild(etcd.txn(put(key)), { startImmediately: true })
+      yield* submit("first")
+      // Of the same key, so that they are two calls.
+      const hasty = yield* Effect.forkChild(
+        Effect.andThen(etcd.txn(put("x")), Effect.suspend(() => Fiber.interrupt(victim))),
+        { startImmediately: true }
+      )
+      const victim = yield* submit("x")
+      gate.txns[0]?.answer(Exit.succeed(done))
+      yield* Fiber.join(hasty)
+      assert.deepStrictEqual(sent, ["first", "x"])
+    }))
+
   it.effect("of one in a group leaves the others alone; of the last one, cancels the call", () =>
     Effect.gen(function*() {
       const { submit, txns } = yield* make()

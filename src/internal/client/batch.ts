@@ -30,6 +30,8 @@ interface Pending<Request, Answer> {
   onGone: () => void
 }
 
+const isWaiting = ({ gone }: Pick<Pending<never, never>, "gone">): boolean => !gone
+
 /** A call on its way that others wait for. */
 type Call = object
 
@@ -85,7 +87,7 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
     send(group, Effect.suspend(() => kind.together(group.map(({ request }) => request))), (exit) => {
       if (Exit.isFailure(exit) && isOfOne(exit)) {
         // Those who come now do not wait for all of them.
-        for (const pending of group) if (!pending.gone) sendAlone(pending, () => {})
+        for (const pending of group) if (isWaiting(pending)) sendAlone(pending, () => {})
       } else {
         for (const [index, pending] of group.entries()) {
           answer(pending, Exit.map(exit, (answers) => answers[index] as Answer))
@@ -100,13 +102,16 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
   const flush = (): void => {
     if (flushing) return
     flushing = true
-    const waiting = queue.filter(({ gone }) => !gone)
+    const waiting = queue.filter(isWaiting)
     queue = []
-    for (const group of inGroups(waiting)) {
+    for (const gathered of inGroups(waiting)) {
+      // Whoever was answered at once, as in memory, can have ended some of the others.
+      const group = gathered.filter(isWaiting)
+      const [first] = group
+      if (first === undefined) continue
       const call: Call = {}
       calls.add(call)
-      const [first] = group
-      if (group.length === 1 && first !== undefined) sendAlone(first, () => ended(call))
+      if (group.length === 1) sendAlone(first, () => ended(call))
       else sendTogether(group, () => ended(call))
     }
     flushing = false
