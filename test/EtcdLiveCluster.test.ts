@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
-import { Operation } from "../src/Etcd.ts"
+import { Compare, Operation } from "../src/Etcd.ts"
 import { makeCluster } from "./utils/Cluster.ts"
 import { attempts, connect } from "./utils/live.ts"
 
@@ -87,6 +87,28 @@ for (const version of ["3.5", "3.4"] as const) {
             assert.strictEqual(failure._tag, "EtcdError")
           }
           yield* Effect.forEach(cluster.members.filter((member) => member !== leader), ({ resume }) => resume)
+        }),
+      60_000
+    )
+
+    it.live(
+      "a transaction that only compares is not answered by a member that cannot ask the others",
+      () =>
+        Effect.gen(function*() {
+          const cluster = yield* makeCluster({ version })
+          const leader = yield* cluster.leader
+          const behind = cluster.members.find((member) => member !== leader) ?? leader
+          const transport = yield* attempts(behind.port)
+          yield* transport.txn(put("/a"))
+          const compare = { compare: [Compare.version("/a", "=", 2n)] }
+          const answer = yield* transport.txn(compare)
+          assert.deepInclude(answer, { succeeded: false, responses: [] })
+          assert.isTrue((yield* transport.txn({ compare: [Compare.version({ prefix: "" }, ">", 0n)] })).succeeded)
+          // Until it notices, it takes itself for a follower of a leader that is there.
+          yield* Effect.forEach(cluster.members.filter((member) => member !== behind), ({ pause }) => pause)
+          const error = yield* Effect.flip(transport.txn(compare))
+          assert.include(["Unavailable", "Timeout"], error.reason._tag)
+          yield* Effect.forEach(cluster.members.filter((member) => member !== behind), ({ resume }) => resume)
         }),
       60_000
     )

@@ -108,11 +108,25 @@ const operation = (operation: Operation): IRequestOp => {
   }
 }
 
-export const txnRequest = (request: TxnRequest): ITxnRequest => ({
+const txnRequest = (request: TxnRequest): ITxnRequest => ({
   compare: (request.compare ?? []).map(compare),
   success: (request.success ?? []).map(operation),
   failure: (request.failure ?? []).map(operation)
 })
+
+const isBare = ({ failure = [], success = [] }: TxnRequest): boolean => success.length + failure.length === 0
+
+/**
+ * A transaction as a call of its own. One that only compares, etcd answers from what the member happens to know; a range in it, of a key
+ * that it compares and so may read, makes the member ask the others first.
+ */
+export const txnCall = (request: TxnRequest): ITxnRequest => {
+  const [first] = request.compare ?? []
+  const message = txnRequest(request)
+  return first === undefined || !isBare(request)
+    ? message
+    : { ...message, failure: [{ request_range: { key: range(first).key, count_only: true } }] }
+}
 
 /** The first lease that a transaction puts a key on: the one that `lease not found` is about. */
 export const txnLease = (request: TxnRequest): bigint => {
@@ -148,10 +162,11 @@ export const rangeResult = (response: IRangeResponse): RangeResult => ({
 const headerRevision = (response: { readonly header: { readonly revision: string } | null }): bigint =>
   BigInt(response.header?.revision ?? 0)
 
-export const txnResult = (response: ITxnResponse): TxnResult => ({
+/** Of a `txnCall`: what its caller did not ask for is not in it. */
+export const txnResult = (request: TxnRequest, response: ITxnResponse): TxnResult => ({
   revision: headerRevision(response),
   succeeded: response.succeeded,
-  responses: response.responses.map(operationResult)
+  responses: isBare(request) ? [] : response.responses.map(operationResult)
 })
 
 /** Exactly one of them is there; the typings of etcd3 claim that all are. */

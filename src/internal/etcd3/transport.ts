@@ -18,7 +18,7 @@ import { decodeKey } from "../keys.ts"
 import type { Transport } from "../Transport.ts"
 import { type ConnectionSettings, makeConnection } from "./connection.ts"
 import { makeKeepAlive } from "./lease.ts"
-import { memberHealth, rangeRequest, rangeResult, txnLease, txnRequest, txnResult } from "./messages.ts"
+import { memberHealth, rangeRequest, rangeResult, txnCall, txnLease, txnResult } from "./messages.ts"
 import { isLeaseExists, type Status } from "./status.ts"
 import type { Answer, Send } from "./stubs.ts"
 import { makeAuthenticated } from "./token.ts"
@@ -51,9 +51,9 @@ export const makeTransport = Effect.fnUntraced(function*(
 
     txn: (request) =>
       Effect.suspend(() => {
-        const message = txnRequest(request)
+        const message = txnCall(request)
         return call<ITxnResponse>((stubs, ...rest) => stubs.KV.txn(message, ...rest))
-      }).pipe(Effect.map(txnResult), failsAs("txn", txnLease(request))),
+      }).pipe(Effect.map((answer) => txnResult(request, answer)), failsAs("txn", txnLease(request))),
 
     leaseGrant: (id, ttl) =>
       call<ILeaseGrantResponse>((stubs, ...rest) =>
