@@ -235,6 +235,28 @@ describe("under faults", () => {
       }
     }))
 
+  it.effect("in an outage all who write entries that expire are told in the time of one, and the next one tries again", () =>
+    Effect.gen(function*() {
+      const { link, store } = yield* makeClient(yield* EtcdMemory.make(), "100 seconds")
+      yield* link.setFate((operation) => operation === "leaseGrant" ? { request: "lost" } : {})
+      const writers = yield* Effect.forEach(
+        ["a", "b", "c", "d"],
+        (key) => Effect.forkChild(Effect.flip(store.set(key, "x")), { startImmediately: true })
+      )
+      yield* TestClock.adjust("11 seconds")
+      for (const writer of writers) {
+        const exit = writer.pollUnsafe()
+        assert.isDefined(exit)
+        assert.strictEqual(reasonOf(yield* exit ?? Effect.die("it waits")), "Timeout")
+      }
+      const late = yield* Effect.forkChild(store.set("e", "x"), { startImmediately: true })
+      yield* TestClock.adjust("4 seconds")
+      yield* link.setFate(() => ({}))
+      yield* TestClock.adjust("2 seconds")
+      yield* Fiber.join(late)
+      assert.strictEqual(yield* store.get("e"), "x")
+    }))
+
   it.effect("a lost answer to a write is ambiguous, and nothing is written twice", () =>
     Effect.gen(function*() {
       const memory = yield* EtcdMemory.make()

@@ -23,22 +23,38 @@ export const makeLeases = (etcd: Etcd["Service"], timeToLive: Duration.Duration)
   const window = Duration.seconds(Math.ceil(Duration.toSeconds(timeToLive) / 10))
   const granting = Semaphore.makeUnsafe(1)
   let shared: Shared | undefined
+  /** Of the last grant that failed. */
+  let failure: EtcdError | undefined
 
   // Nobody revokes them: an entry outlives the process that wrote it.
   const grant = Effect.gen(function*() {
-    const { deadline, id } = yield* etcd.leaseGrant(Duration.sum(timeToLive, window))
+    const { deadline, id } = yield* Effect.tapError(
+      etcd.leaseGrant(Duration.sum(timeToLive, window)),
+      (error) =>
+        Effect.sync(() => {
+          failure = error
+        })
+    )
     shared = { id, until: deadline - Duration.toNanosUnsafe(timeToLive), keys: 0 }
     return shared
   })
 
-  const take = Effect.flatMap(Clock.monotonicTimeNanos, (now) =>
-    Effect.map(
-      shared !== undefined && now < shared.until && shared.keys < maxKeys ? Effect.succeed(shared) : grant,
-      (lease) => {
-        lease.keys++
-        return lease
-      }
-    )).pipe(granting.withPermits(1))
+  const next = (now: bigint, before: EtcdError | undefined): Effect.Effect<Shared, EtcdError> => {
+    if (shared !== undefined && now < shared.until && shared.keys < maxKeys) return Effect.succeed(shared)
+    // Whoever has waited for a grant that failed has waited for as long as one takes.
+    return failure === undefined || failure === before ? grant : Effect.fail(failure)
+  }
+
+  const take = Effect.suspend(() => {
+    const before = failure
+    return granting.withPermits(1)(
+      Effect.flatMap(Clock.monotonicTimeNanos, (now) =>
+        Effect.map(next(now, before), (lease) => {
+          lease.keys++
+          return lease
+        }))
+    )
+  })
 
   return {
     /** Again with another lease when an operator has revoked it: then nothing was written. */
