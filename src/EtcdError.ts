@@ -100,7 +100,8 @@ export class LeaseNotFound extends Schema.TaggedError<LeaseNotFound>()("LeaseNot
 }
 
 /**
- * The store is full (etcd's NOSPACE alarm): writes fail until an operator compacts, defragments and disarms it.
+ * The store is full (etcd's NOSPACE alarm): writes fail until an operator compacts, defragments and disarms it. Those on their way at the
+ * moment when it fills up etcd may refuse with this and apply all the same.
  *
  * @category errors
  * @since 0.1.0
