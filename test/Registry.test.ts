@@ -373,6 +373,52 @@ describe("Registration, recovering", () => {
       assert.strictEqual(statuses.seen.at(-1), "Registered")
     }))
 
+  /** Somebody registers, a snapshot is taken, he dies, another one registers, and the snapshot is restored. */
+  const broughtBack = Effect.gen(function*() {
+    const world = yield* makeRegistryWorld
+    const predecessor = yield* world.process
+    yield* predecessor.registry.register(instance("a", { by: "before" }))
+    const backup = yield* world.store.snapshot
+    yield* predecessor.link.partition
+    yield* TestClock.adjust("1 minute")
+    assert.strictEqual((yield* world.entries).size, 0)
+    const process = yield* world.process
+    const registration = yield* process.registry.register(instance("a"))
+    const statuses = yield* consume(registration.status.changes)
+    for (let i = 0; i < 10; i++) yield* world.put("/x", String(i))
+    return { world, process, registration, statuses, restore: world.store.restore(backup) }
+  })
+
+  it.effect("a restored store that brings back whoever had the id before gets the registration when that is gone", () =>
+    Effect.gen(function*() {
+      const { registration, restore, statuses, world } = yield* broughtBack
+      yield* restore
+      assert.strictEqual((yield* world.entries).get(key), json("a", `{"by":"before"}`))
+      yield* TestClock.adjust("35 seconds")
+      assert.strictEqual((yield* world.entries).get(key), json("a"))
+      assert.deepStrictEqual(statuses.seen, ["Registered", "Recovering", "Registered"])
+      yield* registration.update({ v: "2" })
+      assert.strictEqual((yield* world.entries).get(key), json("a", `{"v":"2"}`))
+      // Who comes after the restore is a later one.
+      yield* (yield* world.process).registry.register(instance("a", { by: "after" }))
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(statuses.seen.at(-1), "Replaced")
+    }))
+
+  it.effect("who registers on the lower revisions of a restored store is not written over", () =>
+    Effect.gen(function*() {
+      const { process, restore, statuses, world } = yield* broughtBack
+      yield* process.link.partition
+      yield* restore
+      const successor = yield* (yield* world.process).registry.register(instance("a", { by: "after" }))
+      yield* TestClock.adjust("1 minute")
+      yield* process.link.heal
+      yield* TestClock.adjust("5 minutes")
+      assert.deepStrictEqual(statuses.seen, ["Registered", "Recovering", "Replaced"])
+      assert.strictEqual((yield* world.entries).get(key), json("a", `{"by":"after"}`))
+      assert.strictEqual(yield* successor.status.get, "Registered")
+    }))
+
   it.effect("a restarted server is not noticed", () =>
     Effect.gen(function*() {
       const { entries, lists, statuses, store } = yield* started

@@ -46,8 +46,14 @@ export interface Wish {
   readonly bytes: Uint8Array
 }
 
-/** What to do about a key: nothing, give way, or a put that replaces exactly what was seen (`undefined`: no key). */
-export type Verdict = "Ours" | "Foreign" | { readonly replaces: Seen | undefined }
+/**
+ * Whose a key is. `Older`: somebody else's of a lower revision than it had as ours, so etcd has gone back: it can be that of whoever was
+ * there before, or of somebody who came since.
+ */
+export type Outcome = "Ours" | "Foreign" | "Older"
+
+/** What to do about a key: that is known, or a put that replaces exactly what was seen (`undefined`: no key). */
+export type Verdict = Outcome | { readonly replaces: Seen | undefined }
 
 /** The others are gone with their leases; etcd takes no more than 128 operations at once. */
 const maxOutdated = 16
@@ -70,6 +76,8 @@ export class OwnKey {
   desired: Wish
   /** What was last sent. */
   tried: Wish | undefined
+  /** The lease of the key that was last judged to be older. */
+  olderLease = 0n
   /** It has been ours. */
   established = false
 
@@ -175,7 +183,10 @@ export class OwnKey {
   judge(slot: Slot, kv: KeyValue | undefined): Verdict {
     if (kv === undefined) return { replaces: undefined }
     if (this.#isCurrent(kv, slot)) return this.#ours(slot, kv, this.desired)
-    return !this.established || this.#leases.includes(kv.lease) ? { replaces: kv } : "Foreign"
+    if (!this.established || this.#leases.includes(kv.lease)) return { replaces: kv }
+    if (kv.lease === 0n || kv.modRevision >= (this.seen?.modRevision ?? 0n)) return "Foreign"
+    this.olderLease = kv.lease
+    return "Older"
   }
 
   put(slot: Slot, replaces: Seen | undefined): Effect.Effect<Verdict, EtcdError> {
@@ -215,7 +226,7 @@ export class OwnKey {
   }
 
   /** Puts until the key is ours or somebody else's. Each failed compare has shown a newer state to go by. */
-  settle(slot: Slot, verdict: Verdict): Effect.Effect<"Ours" | "Foreign", EtcdError> {
+  settle(slot: Slot, verdict: Verdict): Effect.Effect<Outcome, EtcdError> {
     return typeof verdict === "string"
       ? Effect.succeed(verdict)
       : Effect.flatMap(this.put(slot, verdict.replaces), (next) => this.settle(slot, next))

@@ -1,21 +1,23 @@
 /**
  * One registration: a key on a lease that is kept as it should be for as long as its scope lives.
  */
+import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Schedule from "effect/Schedule"
 import * as Semaphore from "effect/Semaphore"
 import type { Etcd, KeyValue } from "../../Etcd.ts"
-import { Ambiguous, Closed, EtcdError, type EtcdErrorReason } from "../../EtcdError.ts"
+import { Ambiguous, Closed, EtcdError, type EtcdErrorReason, Unavailable } from "../../EtcdError.ts"
 import { Replaced, type ServiceInstance } from "../../ServiceInstance.ts"
 import { pause } from "../follow.ts"
 import { patienceWith } from "../session/Patience.ts"
 import type { SessionPool } from "../session/SessionPool.ts"
 import { isTransient } from "../session/Slots.ts"
 import * as Telemetry from "../Telemetry.ts"
-import { type Owner, OwnKey, type Place, type Verdict, type Wish } from "./ownKey.ts"
+import { type Outcome, type Owner, OwnKey, type Place, type Verdict, type Wish } from "./ownKey.ts"
 import type { KeyObserver, OwnKeys } from "./ownKeys.ts"
 import { Status } from "./status.ts"
 
@@ -58,6 +60,8 @@ export class OwnRegistration implements KeyObserver, Owner {
   #kept = false
   /** The key may no longer be what was last seen. */
   #suspect = false
+  /** A lease that was brought back by a restore, it may be, and when it would be over if nobody kept it. */
+  #older: { readonly lease: bigint; readonly until: bigint } | undefined
   /** While there is something to mend. */
   #working: Fiber.Fiber<unknown, unknown> | undefined
   #turn: Semaphore.Semaphore | undefined
@@ -267,9 +271,27 @@ export class OwnRegistration implements KeyObserver, Owner {
       const slot = yield* this.#key.hold()
       const { kvs: [kv] } = yield* this.#ports.etcd.range({ key: this.keyUnsafe() })
       const verdict = this.#key.judge(slot, kv)
-      if (typeof verdict !== "string") yield* this.#become("Recovering")
-      yield* this.#conclude(yield* this.#key.settle(slot, verdict))
+      if (verdict !== "Ours" && verdict !== "Foreign") yield* this.#become("Recovering")
+      const outcome = yield* this.#key.settle(slot, verdict)
+      yield* this.#conclude(outcome === "Older" ? yield* this.#outlast : outcome)
     }))
+  }
+
+  /** Fails until it is certain that somebody renews the lease of what is there: whoever was there before does not. */
+  get #outlast(): Effect.Effect<"Foreign", EtcdError> {
+    return Effect.gen({ self: this }, function*() {
+      const lease = this.#key.olderLease
+      const now = yield* Clock.monotonicTimeNanos
+      if (this.#older?.lease !== lease) {
+        const { remaining } = yield* this.#ports.etcd.leaseTimeToLive(lease)
+        // An election gives all leases their time anew, and etcd ends no more than so many in a second.
+        const longest = Duration.sum(Duration.times(remaining, 3), Duration.seconds(5))
+        this.#older = { lease, until: now + Duration.toNanosUnsafe(longest) }
+      }
+      if (now >= this.#older.until) return "Foreign" as const
+      const detail = "a restored etcd holds an older entry, which goes with its lease"
+      return yield* this.#failed("register", new Unavailable({ detail, sent: false }))
+    })
   }
 
   // ---------------------------------------------------------------------------
@@ -277,7 +299,7 @@ export class OwnRegistration implements KeyObserver, Owner {
   // ---------------------------------------------------------------------------
 
   /** For as long as the key is there. Nothing: it is not. */
-  #write(metadata: Readonly<Record<string, string>>): Effect.Effect<"Ours" | "Foreign" | undefined, EtcdError> {
+  #write(metadata: Readonly<Record<string, string>>): Effect.Effect<Exclude<Outcome, "Older"> | undefined, EtcdError> {
     return this.#inTurn(
       Effect.gen({ self: this }, function*() {
         const slot = this.#key.heldUnsafe()
@@ -295,7 +317,8 @@ export class OwnRegistration implements KeyObserver, Owner {
             })
           )
         )
-        if (outcome !== undefined) yield* this.#conclude(outcome)
+        if (outcome === undefined || outcome === "Older") return undefined
+        yield* this.#conclude(outcome)
         return outcome
       }).pipe(Effect.onInterrupt(() => Effect.sync(() => this.doubt())))
     )
