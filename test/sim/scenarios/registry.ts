@@ -218,7 +218,10 @@ const play = (world: World, plan: Plan<RegistryAction>): void => {
   for (const number of course.open().filter(isOver)) world.violate("every call ends", `action ${number}`)
   const ttl = Math.max(2, ...plan.actions.map((action) => action.ttl))
   course.wait((ttl * 1000 + 5000) * 1.02)
-  judgeEnd(world, [...opened.values()])
+  if (restored && judgeEnd(world, [...opened.values()], "some do not know yet") > 0) {
+    course.wait((ttl * 2000 + 3000) * 1.02)
+  }
+  judgeEnd(world, [...opened.values()], "all know")
   for (const { client, watcher } of watchers) {
     if (world.isCrashed(client)) continue
     if (!restored) watcher.judge(keys, hasFault(plan, "compact"))
@@ -254,8 +257,16 @@ const present = (world: World): ReadonlyMap<string, string> => {
 
 const show = (list: ReadonlyMap<string, string>): string => [...list].map((entry) => entry.join("=")).sort().join(" ")
 
-/** What is listed is what is alive. */
-const judgeEnd = (world: World, opened: ReadonlyArray<Opened>): void => {
+/**
+ * What is listed is what is alive. Returns how many do not know yet that they are replaced: whoever finds somebody else's entry of a lower
+ * revision than its own, after a restore, waits whether that goes with its lease.
+ */
+const judgeEnd = (
+  world: World,
+  opened: ReadonlyArray<Opened>,
+  patience: "some do not know yet" | "all know"
+): number => {
+  let unknowing = 0
   const alive = opened.filter(({ action }) => !world.isCrashed(action.client))
   const there = present(world)
   const expected = new Set<string>()
@@ -265,6 +276,14 @@ const judgeEnd = (world: World, opened: ReadonlyArray<Opened>): void => {
     if (status === "Replaced") {
       const others = alive.filter((other) => other.number !== number && other.action.id === action.id)
       world.record(name, "replaced", `${action.id}, ${others.length} others`)
+      continue
+    }
+    const isTaken = () =>
+      alive.some((other) =>
+        other.action.id === action.id && Effect.runSync(other.registration.status.get) === "Registered"
+      )
+    if (patience === "some do not know yet" && status === "Recovering" && isTaken()) {
+      unknowing++
       continue
     }
     if (status !== "Registered") {
@@ -281,6 +300,7 @@ const judgeEnd = (world: World, opened: ReadonlyArray<Opened>): void => {
   for (const [id, value] of there) {
     if (!expected.has(id)) world.violate("the listed set is the live set", `${id} (${value}) is listed, nobody has it`)
   }
+  return unknowing
 }
 
 export const registry: Scenario<RegistryAction> = { name: "registry", plan, play }
