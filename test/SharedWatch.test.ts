@@ -516,6 +516,22 @@ describe("SharedWatch, when etcd cannot tell what happened", () => {
       assert.strictEqual(consumer.seen[0]?.length, 1501)
       assert.isTrue(shorts(consumer.seen).join().includes("+0-0@17 =17"))
     }))
+
+  it.effect("a restored snapshot between two pages of a listing starts the listing anew", () =>
+    Effect.gen(function*() {
+      const { port, put, shared, store, txn } = yield* makeSetup
+      for (let i = 0; i < 15; i++) {
+        yield* txn(...Array.from({ length: 100 }, (_, n) => Operation.put(`/a/${i}-${n}`, "")))
+      }
+      const backup = store.snapshot()
+      yield* put("late")
+      let pages = 0
+      port.beforeRange(() => ++pages === 2 ? Effect.sync(() => store.restore(backup)) : Effect.void)
+      const consumer = yield* consume(shared.changes(range))
+      yield* eventually(() => consumer.seen.length === 1)
+      assert.strictEqual(consumer.seen[0]?.length, 1501)
+      assert.isTrue(shorts(consumer.seen).join().endsWith("=16"))
+    }))
 })
 
 describe("SharedWatch, failing", () => {

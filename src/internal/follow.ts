@@ -50,8 +50,8 @@ const pageSize = 1000
 export const list = (etcd: Etcd["Service"], range: KeyRange, atRevision?: bigint): Effect.Effect<Snapshot, EtcdError> =>
   Effect.retry(listOnce(etcd, range, atRevision), {
     times: 3,
-    // Between two pages; only a revision that was asked for stays lost.
-    while: (error) => error.reason._tag === "Compacted" && atRevision === undefined
+    // Between two pages; only a revision that was asked for stays lost. In a store that was restored meanwhile it is one of the future.
+    while: ({ reason: { _tag } }) => (_tag === "Compacted" || _tag === "InvalidArgument") && atRevision === undefined
   })
 
 const listOnce = Effect.fnUntraced(function*(etcd: Etcd["Service"], range: KeyRange, atRevision: bigint | undefined) {
