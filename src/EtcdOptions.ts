@@ -38,7 +38,7 @@ export interface EtcdOptions {
   readonly tls?: TlsOptions | undefined
   /**
    * Whether requests that are made at the same time may share a call to etcd: they may unless said otherwise. Nobody notices but by the time
-   * that it takes. With a user name, writes never do, as etcd before 3.4.42 and 3.5.28 would not check its roles.
+   * that it takes. With a user name, or a certificate that can stand for one, writes never do, as etcd before 3.4.42 and 3.5.28 would not check its roles.
    */
   readonly batching?: boolean | undefined
   /** Put before every key, so that several applications can share a cluster: nothing unless said otherwise. */

@@ -38,8 +38,9 @@ import type { Transport } from "../src/internal/Transport.ts"
 import { as, asRoot, setUpAuth } from "./utils/auth.ts"
 import { makeEtcdServer } from "./utils/EtcdServer.ts"
 import { withHeld } from "./utils/gate.ts"
-import { attempts } from "./utils/live.ts"
+import { attempts, connect } from "./utils/live.ts"
 import { makeProxy } from "./utils/Proxy.ts"
+import { makeAuthority, makeTlsServer } from "./utils/tls.ts"
 import { failure } from "./utils/virtual.ts"
 
 const { BATCHING_RUNS = "25", BATCHING_SEED = String(Date.now() % 0x7fffffff) } = process.env
@@ -481,6 +482,22 @@ for (const version of ["3.4", "3.5"] as const) {
           reads.map((exit) => Exit.isSuccess(exit) ? "answered" : failure(exit)?.reason._tag),
           reads.map((_, index) => index % 5 === 0 ? "PermissionDenied" : "answered")
         )
+      }))
+
+    it.live("with users by the names in their certificates: what a role does not allow is denied in company, too", () =>
+      Effect.gen(function*() {
+        const authority = makeAuthority()
+        const identity = authority.issue({ commonName: "root", ip: ["127.0.0.1"], dns: ["localhost"] })
+        const server = yield* makeTlsServer({ authority, identity, version, mutual: true })
+        yield* setUpAuth(server, { alice: ["/mine/"] })
+        const tls = { ca: authority.cert, ...authority.issue({ commonName: "alice" }) }
+        const etcd = yield* connect({ endpoints: `https://${server.endpoint}`, tls })
+        const writes = yield* Effect.forEach(
+          ["/mine/1", "/mine/2", "/theirs/3", "/mine/4"],
+          (key) => Effect.exit(etcd.txn(putAt(key))),
+          { concurrency: "unbounded" }
+        )
+        assert.deepStrictEqual(reasons(writes), ["answered", "answered", "PermissionDenied", "answered"])
       }))
   })
 }

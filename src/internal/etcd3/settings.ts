@@ -25,11 +25,14 @@ export const makeSettings = Effect.fnUntraced(function*(
   const { endpoints, secure } = yield* parseEndpoints(options.endpoints)
   yield* validatePrefixes(options)
   const credentials = yield* parseCredentials(options)
+  const tls = yield* parseTls(options.tls, secure)
+  // A certificate can stand for a user, too.
+  const mayBeUser = credentials !== undefined || tls?.cert !== undefined
   return {
     endpoints,
-    tls: yield* parseTls(options.tls, secure),
+    tls,
     credentials,
-    batching: options.batching === false ? "off" : credentials === undefined ? "all" : "reads",
+    batching: options.batching === false ? "off" : mayBeUser ? "reads" : "all",
     timeout: yield* validateDuration("timeout", options.timeout, defaultTimeout),
     dialTimeout: yield* validateDuration("dialTimeout", options.dialTimeout, defaultTimeout),
     retry: yield* parseRetry(options.retry ?? {}),
