@@ -30,6 +30,8 @@ export class Output extends Context.Service<Output, {
   readonly object: (value: Json) => Effect.Effect<void>
   /** Text as it is. */
   readonly text: (text: string) => Effect.Effect<void>
+  /** Bytes as they are, whatever standard output is. */
+  readonly bytes: (bytes: Uint8Array) => Effect.Effect<void>
   /** Rows for people; for programs each as an object. */
   readonly rows: <A>(
     rows: ReadonlyArray<A>,
@@ -70,7 +72,8 @@ const make = (flag: Option.Option<boolean>, terminal: TerminalCapabilities): Out
   const json = Option.getOrElse(flag, () => Process.stdout.isTTY !== true)
   const color = !json && terminal.canColor
   const animate = !json && terminal.canAnimate
-  const text = (text: string) => Effect.sync(() => void Process.stdout.write(text))
+  const bytes = (bytes: string | Uint8Array) => Effect.sync(() => void Process.stdout.write(bytes))
+  const text = (text: string) => bytes(text)
   const object = (value: Json) => text(`${toLine(value)}\n`)
   return {
     json,
@@ -78,6 +81,7 @@ const make = (flag: Option.Option<boolean>, terminal: TerminalCapabilities): Out
     animate,
     object,
     text,
+    bytes,
     rows: (rows, columns, toJson, none) =>
       json
         ? Effect.forEach(rows, (row) => object(toJson(row)), { discard: true })

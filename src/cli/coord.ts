@@ -8,6 +8,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { Connection, connectionFlags, optionsOf } from "./Connection.ts"
+import { config } from "./definitions/config.ts"
 import { duration, requiredCommand } from "./flags.ts"
 import { Output } from "./Output.ts"
 
@@ -91,7 +92,8 @@ export const coord = Command.make("coord").pipe(
   }),
   Command.withSubcommands([
     { group: "Run a command", commands: [lock] },
-    { group: "See what is there", commands: [services] }
+    { group: "See what is there", commands: [services] },
+    { group: "Read and write", commands: [config] }
   ]),
   Command.provide(({ json, ...connection }) =>
     Layer.merge(Output.layer(json), Layer.succeed(Connection, { options: optionsOf(connection) }))
