@@ -126,12 +126,13 @@ export const reloadable = Effect.fn("reloadable")(function*<I, E, R>(
   // Nobody waits for it, and nobody can end it: whoever used it last has ended his own work.
   const release = (generation: Generation<I>) =>
     Effect.suspend(() => {
-      if (!generation.retired || generation.users > 0 || !alive.delete(generation)) return Effect.void
-      return Effect.asVoid(
-        Effect.forkIn(Effect.uninterruptible(Scope.close(generation.scope, Exit.void)), scope, {
-          startImmediately: true
-        })
+      if (!generation.retired || generation.users > 0) return Effect.void
+      const released = Effect.andThen(
+        Scope.close(generation.scope, Exit.void),
+        Effect.sync(() => alive.delete(generation))
       )
+      // A scope that has begun to close forks nothing any more, and then releases what is alive.
+      return Effect.asVoid(Effect.forkIn(Effect.uninterruptible(released), scope, { startImmediately: true }))
     })
   // What all generations have in common does not depend on the configuration: it comes from outside.
   const fresh = Layer.fresh(layer)

@@ -204,6 +204,22 @@ describe("reloadable", () => {
       }
     }))
 
+  it.effect("its end releases what a request used to whose last word it waits", () =>
+    Effect.gen(function*() {
+      const { log, make, put } = yield* makeWorld
+      const scope = yield* Scope.make()
+      const mailer = yield* Scope.provide(make, scope)
+      const over = yield* Deferred.make<void>()
+      const request = yield* Effect.forkChild(mailer.use(Deferred.await(over)), { startImmediately: true })
+      yield* put("FROM", "b")
+      yield* TestClock.adjust("100 millis")
+      assert.deepStrictEqual(log, ["built a", "built b"])
+      // As a server that is drained.
+      yield* Scope.addFinalizer(scope, Effect.andThen(Deferred.succeed(over, undefined), Fiber.await(request)))
+      yield* Scope.close(scope, Exit.void)
+      assert.deepStrictEqual(log.toSorted(), ["built a", "built b", "released a", "released b"])
+    }))
+
   it.effect("its end releases all, what is in use and what is built at that moment as well", () =>
     Effect.gen(function*() {
       const { held, log, make, open, put } = yield* makeWorld
