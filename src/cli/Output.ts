@@ -32,6 +32,8 @@ export class Output extends Context.Service<Output, {
   readonly text: (text: string) => Effect.Effect<void>
   /** Bytes as they are, whatever standard output is. */
   readonly bytes: (bytes: Uint8Array) => Effect.Effect<void>
+  /** A line for people beside what is printed: on standard error. */
+  readonly aside: (text: string) => Effect.Effect<void>
   /** Rows for people; for programs each as an object. */
   readonly rows: <A>(
     rows: ReadonlyArray<A>,
@@ -82,6 +84,7 @@ const make = (flag: Option.Option<boolean>, terminal: TerminalCapabilities): Out
     object,
     text,
     bytes,
+    aside: (text) => Effect.sync(() => void Process.stderr.write(`coord: ${text}\n`)),
     rows: (rows, columns, toJson, none) =>
       json
         ? Effect.forEach(rows, (row) => object(toJson(row)), { discard: true })

@@ -9,6 +9,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { Connection, connectionFlags, optionsOf } from "./Connection.ts"
 import { config } from "./definitions/config.ts"
+import { leader, locks, services } from "./definitions/views.ts"
 import { duration, requiredCommand } from "./flags.ts"
 import { Output } from "./Output.ts"
 
@@ -63,22 +64,6 @@ const lock = Command.make("lock", {
   ])
 )
 
-const services = Command.make("services", {
-  name: Argument.String("name").pipe(Argument.withDescription("Only this service"), Argument.optional),
-  watch: Flag.Boolean("watch").pipe(
-    Flag.withAlias("w"),
-    Flag.withDescription("Goes on, and shows what changes"),
-    Flag.withDefault(false)
-  )
-}, (input) => Effect.flatMap(Effect.promise(() => import("./commands/services.ts")), ({ services }) => services(input)))
-  .pipe(
-    Command.withDescription("Shows the services, or the instances of one"),
-    Command.withExamples([
-      { command: "coord services", description: "All services" },
-      { command: "coord services orders --watch", description: "The instances of one, as they come and go" }
-    ])
-  )
-
 export const coord = Command.make("coord").pipe(
   Command.withDescription("Locks, services and configuration over etcd"),
   Command.withSharedFlags({
@@ -92,7 +77,7 @@ export const coord = Command.make("coord").pipe(
   }),
   Command.withSubcommands([
     { group: "Run a command", commands: [lock] },
-    { group: "See what is there", commands: [services] },
+    { group: "See what is there", commands: [services, locks, leader] },
     { group: "Read and write", commands: [config] }
   ]),
   Command.provide(({ json, ...connection }) =>

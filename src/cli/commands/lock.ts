@@ -8,6 +8,7 @@ import { Lock } from "../../Lock.ts"
 import { Connection } from "../Connection.ts"
 import { asRunner, Exit, ExitCode, silently } from "../Exit.ts"
 import { graceOf, runWhile } from "../held.ts"
+import { makeLabel } from "../label.ts"
 import { live } from "../services.ts"
 
 interface Input {
@@ -23,7 +24,7 @@ interface Input {
 
 const acquire = Effect.fnUntraced(function*(input: Input) {
   const lock = yield* Lock
-  const options = { ttl: input.ttl, label: Option.getOrUndefined(input.label) }
+  const options = { ttl: input.ttl, label: yield* makeLabel(input.label) }
   if (input.try) return yield* lock.tryAcquire(input.name, options)
   if (Option.isNone(input.wait)) return yield* lock.acquire(input.name, options)
   const wait = input.wait.value
