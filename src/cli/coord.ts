@@ -9,7 +9,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { Connection, connectionFlags, optionsOf } from "./Connection.ts"
 import { config } from "./definitions/config.ts"
-import { leader, locks, services } from "./definitions/views.ts"
+import { doctor, leader, locks, services } from "./definitions/views.ts"
 import { duration, requiredCommand } from "./flags.ts"
 import { Output } from "./Output.ts"
 
@@ -77,7 +77,7 @@ export const coord = Command.make("coord").pipe(
   }),
   Command.withSubcommands([
     { group: "Run a command", commands: [lock] },
-    { group: "See what is there", commands: [services, locks, leader] },
+    { group: "See what is there", commands: [services, locks, leader, doctor] },
     { group: "Read and write", commands: [config] }
   ]),
   Command.provide(({ json, ...connection }) =>

@@ -71,7 +71,7 @@ const ttlText = ({ ttlLeft }: Entry) => ttlLeft === undefined ? "for ever" : sec
 
 const sinceText = (entry: Entry) => {
   const { since } = readLabel(entry.value)
-  return since === undefined ? "-" : DateTime.formatIso(since)
+  return since === undefined ? "-" : `${DateTime.formatIso(since).slice(0, 19).replace("T", " ")}Z`
 }
 
 const waitingText = ({ waiting }: Line) =>

@@ -53,3 +53,15 @@ export const leader = Command.make("leader", {
   Command.withShortDescription("Shows who leads an election"),
   Command.withExamples([{ command: "coord leader scheduler --watch", description: "The leader, as it changes" }])
 )
+
+export const doctor = Command.make(
+  "doctor",
+  {},
+  () => Effect.flatMap(Effect.promise(() => import("../commands/doctor.ts")), ({ doctor }) => doctor)
+).pipe(
+  Command.withDescription(
+    "Looks at the members, the clock, the rights of the user, entries that nobody will remove and broken configuration, and says what to do; exit code 1 when there is a problem. Nothing is written"
+  ),
+  Command.withShortDescription("Looks for what is wrong, and says what to do"),
+  Command.withExamples([{ command: "coord doctor", description: "Before you ask somebody else" }])
+)
