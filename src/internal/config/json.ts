@@ -4,12 +4,8 @@
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
+import { parseJson, rawJSON, type Reviver } from "../json.ts"
 import { formatPath } from "./issue.ts"
-
-// "JSON.parse source text access" and `JSON.rawJSON` are in Node since 21; TypeScript does not know them yet.
-type Reviver = (this: object, key: string, value: unknown, context: { readonly source?: string }) => unknown
-const parseWith = JSON.parse as (text: string, reviver: Reviver) => unknown
-const { rawJSON } = JSON as typeof JSON & { readonly rawJSON: (text: string) => unknown }
 
 /** Only text that matches can hold a number that a double does not: the slow way is for it alone. */
 const suspicious = /\d{16}|\d[eE]\+?\d{3}/
@@ -31,7 +27,7 @@ export const parse = (text: string): Effect.Effect<unknown, string> => {
     return value
   }
   const parsed = Result.try({
-    try: () => suspicious.test(text) ? parseWith(text, findLost) : JSON.parse(text) as unknown,
+    try: () => parseJson(text, suspicious.test(text) ? findLost : undefined),
     // The message of a SyntaxError quotes the text.
     catch: (error) => error instanceof SyntaxError ? "Expected JSON" : "Expected JSON that is not nested as deeply"
   })

@@ -4,6 +4,7 @@
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type { ServiceLayout } from "../../ServiceLayout.ts"
+import { isRawJSON, parseJson, rawJSON } from "../json.ts"
 import { quote, quoteRecord, readText } from "./goJson.ts"
 import { readHostPort, writeHostPort } from "./hostPort.ts"
 
@@ -12,19 +13,11 @@ const Entry = Schema.Struct({ Addr: Schema.String, Metadata: Schema.optionalKey(
 
 const decodeEntry = Schema.decodeUnknownResult(Entry)
 
-// "JSON.parse source text access" and `JSON.rawJSON` are in Node since 21; TypeScript does not know them yet.
-type Reviver = (key: string, value: unknown, context: { readonly source?: string }) => unknown
-const parseWith = JSON.parse as (text: string, reviver: Reviver) => unknown
-const { isRawJSON, rawJSON } = JSON as typeof JSON & {
-  readonly rawJSON: (text: string) => unknown
-  readonly isRawJSON: (value: unknown) => boolean
-}
-
 /** Numbers stay the text that they are: a double does not hold each. */
 const parse = (text: string) =>
   Result.try({
     try: () =>
-      parseWith(text, (_, value, { source }) =>
+      parseJson(text, (_, value, { source }) =>
         typeof value === "number" && source !== undefined ? rawJSON(source) : value),
     catch: () =>
       "it is not JSON"

@@ -3,6 +3,7 @@
  */
 import * as Order from "effect/Order"
 import * as Result from "effect/Result"
+import { parseJson } from "../json.ts"
 import { compareBytes } from "../keys.ts"
 
 const encoder = new TextEncoder()
@@ -31,4 +32,4 @@ export const readText = (value: Uint8Array): Result.Result<string, string> =>
   Result.try({ try: () => decoder.decode(value), catch: () => "it is not UTF-8" })
 
 export const readJson = (value: Uint8Array): Result.Result<unknown, string> =>
-  Result.try({ try: (): unknown => JSON.parse(decoder.decode(value)), catch: () => "it is not JSON" })
+  Result.try({ try: () => parseJson(decoder.decode(value)), catch: () => "it is not JSON" })
