@@ -7,8 +7,9 @@ import type * as Scope from "effect/Scope"
 import * as ChildProcess from "node:child_process"
 import * as Os from "node:os"
 import Process from "node:process"
-import { Exit, ExitCode } from "./Exit.ts"
+import { complain, Exit, ExitCode } from "./Exit.ts"
 import * as Signals from "./Signals.ts"
+import { watch } from "./Watchdog.ts"
 
 export interface Child {
   /** Its exit code; 128 and the number of the signal that ended it, as a shell says it. */
@@ -16,6 +17,8 @@ export interface Child {
   readonly signal: (signal: NodeJS.Signals) => void
   /** SIGTERM, and SIGKILL after the grace period. It has ended then, and nothing that it has started in its group is left. */
   readonly terminate: (grace: Duration.Duration) => Effect.Effect<void>
+  /** It is killed after so long, also when this process is stopped by then, unless this is called again before. */
+  readonly killIn: (left: Duration.Duration) => void
 }
 
 export interface SpawnOptions {
@@ -28,30 +31,18 @@ export interface SpawnOptions {
   readonly foreground: boolean
   /** How long it has after SIGTERM when this process is killed. */
   readonly grace: Duration.Duration
+  /** Decides when a signal is passed on: at once unless it is said. */
+  readonly onSignal?: ((signal: NodeJS.Signals, child: Child) => void) | undefined
 }
 
-const spawnFailed = (name: string, error: Error): Exit => {
-  const code = "code" in error ? error.code : undefined
+const errorCode = (error: unknown): string =>
+  error instanceof Error && "code" in error ? String(error.code) : String(error)
+
+const spawnFailed = (name: string, error: unknown): Exit => {
+  const code = errorCode(error)
   return code === "ENOENT"
     ? new Exit({ code: ExitCode.notFound, message: `${name}: command not found` })
-    : new Exit({ code: ExitCode.notExecutable, message: `${name}: cannot be run (${String(code ?? error.message)})` })
-}
-
-/**
- * This process can be killed so that it can do nothing more, and the command would run on with nobody to stop it when what it runs under is
- * lost. A shell waits for the end of a pipe that only this process holds.
- */
-const watchdog = (target: string, grace: Duration.Duration): { readonly dismiss: () => void } => {
-  const script = `read -r word || { kill -s TERM -- "$1"; sleep "$2"; kill -s KILL -- "$1"; }`
-  const shell = ChildProcess.spawn("sh", ["-c", script, "sh", target, String(Math.ceil(Duration.toSeconds(grace)))], {
-    detached: true,
-    stdio: ["pipe", "ignore", "ignore"]
-  })
-  // Without a shell there is no watchdog, and no other harm.
-  shell.on("error", () => {})
-  shell.stdin.on("error", () => {})
-  shell.unref()
-  return { dismiss: () => void shell.stdin.end("over\n") }
+    : new Exit({ code: ExitCode.notExecutable, message: `${name}: cannot be run (${code})` })
 }
 
 /** What is left of a group after SIGKILL are zombies that nobody reaps, as in a container without an init. */
@@ -62,19 +53,29 @@ interface Started extends Child {
   readonly dismiss: () => void
 }
 
-const control = (child: ChildProcess.ChildProcess, pid: number, { foreground, grace }: SpawnOptions): Started => {
+const control = (
+  child: ChildProcess.ChildProcess,
+  pid: number,
+  { command, foreground, grace }: SpawnOptions
+): Started => {
   const target = foreground ? pid : -pid
+  const watchdog = watch(target, grace)
   let code: number | undefined
   child.once("exit", (exitCode, signal) => {
     code = exitCode ?? 128 + (signal === null ? 0 : Os.constants.signals[signal])
   })
+  /** Whether there is anybody whom it could reach. */
   const send = (signal: NodeJS.Signals | 0): boolean => {
     // A group outlives its leader; a process that has ended may have left its number to another.
     if (foreground && code !== undefined) return false
     try {
       return Process.kill(target, signal)
-    } catch {
-      return false
+    } catch (error) {
+      if (errorCode(error) !== "EPERM") return false
+      if (signal === "SIGTERM") {
+        complain(`${command[0]} runs as another user and cannot be stopped: waiting for its end`)
+      }
+      return true
     }
   }
   const ended = Effect.callback<number>((resume) => {
@@ -97,39 +98,60 @@ const control = (child: ChildProcess.ChildProcess, pid: number, { foreground, gr
     terminate: (grace) =>
       Effect.suspend(() => {
         send("SIGTERM")
+        // Who is stopped would not notice.
+        send("SIGCONT")
         return Effect.asVoid(Effect.timeoutOrElse(gone, { duration: grace, orElse: () => kill }))
       }),
+    killIn: watchdog.killIn,
     hasEnded: () => code !== undefined,
-    dismiss: watchdog(String(target), grace).dismiss
+    dismiss: watchdog.dismiss
   }
 }
 
 const start = (options: SpawnOptions): Effect.Effect<Started, Exit> =>
   Effect.callback((resume) => {
     const [file = "", ...args] = options.command
-    const child = ChildProcess.spawn(file, args, {
-      env: { ...Process.env, ...options.env },
-      stdio: "inherit",
-      detached: !options.foreground
-    })
-    child.once("error", (error) => resume(Effect.fail(spawnFailed(file, error))))
-    child.once("spawn", () => resume(Effect.succeed(control(child, child.pid ?? 0, options))))
+    const failed = (error: unknown) => resume(Effect.fail(spawnFailed(file, error)))
+    try {
+      const child = ChildProcess.spawn(file, args, {
+        env: { ...Process.env, ...options.env },
+        stdio: "inherit",
+        detached: !options.foreground
+      })
+      child.once("error", failed)
+      child.once("spawn", () => resume(Effect.succeed(control(child, child.pid ?? 0, options))))
+    } catch (error) {
+      // Some codes are thrown, as ENOTDIR and E2BIG.
+      failed(error)
+    }
   })
 
+/** What happens to a signal unless `onSignal` decides. */
+export const passOn = (foreground: boolean) => (signal: NodeJS.Signals, child: Child): void => {
+  // A group without a shell over it ignores SIGTSTP.
+  if (signal === "SIGTSTP" && !foreground) child.signal("SIGSTOP")
+  // The terminal has sent these to a command in the foreground as well.
+  else if (!foreground || (signal !== "SIGINT" && signal !== "SIGQUIT" && signal !== "SIGTSTP")) child.signal(signal)
+}
+
 /**
- * Starts it. Until the scope closes, signals that this process receives are passed on to it; if it has not ended by then it is terminated.
- * What it leaves running in the background at its own end is not.
+ * Starts it. Until it has ended, signals that this process receives are passed on to it; if it has not ended when the scope closes it is
+ * terminated. What it leaves running in the background at its own end is not.
  */
-export const spawn = (options: SpawnOptions): Effect.Effect<Child, Exit, Scope.Scope> =>
-  Effect.acquireRelease(start(options), (child) =>
-    Effect.andThen(
-      child.hasEnded() ? Effect.void : child.terminate(options.grace),
-      Effect.sync(child.dismiss)
-    )).pipe(
-      Effect.tap((child) =>
-        Signals.receive((signal) => {
-          // The terminal has sent these to the command as well.
-          if (!options.foreground || (signal !== "SIGINT" && signal !== "SIGQUIT")) child.signal(signal)
-        })
-      )
-    )
+export const spawn = Effect.fnUntraced(
+  function*(options: SpawnOptions): Effect.fn.Return<Child, Exit, Scope.Scope> {
+    const { onSignal = passOn(options.foreground) } = options
+    const early: Array<NodeJS.Signals> = []
+    let deliver = (signal: NodeJS.Signals): void => void early.push(signal)
+    // Before it starts, so that there is no moment at which a signal is for nobody; and until it is gone.
+    yield* Signals.receive((signal) => deliver(signal))
+    const child = yield* Effect.acquireRelease(start(options), (child) =>
+      Effect.andThen(
+        child.hasEnded() ? Effect.void : child.terminate(options.grace),
+        Effect.sync(child.dismiss)
+      ))
+    deliver = (signal) => onSignal(signal, child)
+    early.forEach(deliver)
+    return child
+  }
+)

@@ -4,7 +4,11 @@
 import * as Cause from "effect/Cause"
 import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
+import Process from "node:process"
 import type { EtcdErrorReason } from "../EtcdError.ts"
+
+/** One line for people, behind what is printed and never in it. */
+export const complain = (message: string): void => void Process.stderr.write(`coord: ${message}\n`)
 
 /** The exit codes of the command. `docs/cli.md` explains them to people. */
 export const ExitCode = {

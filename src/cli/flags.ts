@@ -23,7 +23,7 @@ export const parseDuration = (text: string): Option.Option<Duration.Duration> =>
 export const duration = (name: string) =>
   Flag.String(name).pipe(
     Flag.withMetavar("DURATION"),
-    Flag.filterMap(parseDuration, (text) => `${JSON.stringify(text)} is no duration: write 500ms, 30s, 5m or 2h`)
+    Flag.filterMap(parseDuration, () => "a duration such as 500ms, 30s, 5m or 2h")
   )
 
 /** All that is behind `--`. */

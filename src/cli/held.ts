@@ -1,18 +1,36 @@
 /**
  * A COMMAND that runs while something is held, and is gone before somebody else can hold it.
  */
+import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import { type Child, spawn } from "./Child.ts"
-import { Exit, ExitCode } from "./Exit.ts"
+import { Connection } from "./Connection.ts"
+import { asRunner, Exit, ExitCode, silently } from "./Exit.ts"
+import { live } from "./services.ts"
+
+/** Why something is held no more. */
+export interface Loss {
+  readonly why: "Expired" | "Revoked" | "Deleted" | "Closed" | "Released" | "Resigned"
+  readonly message: string
+}
 
 /** What handles of locks, permits and leaderships have in common. */
-export interface Held<L> {
+export interface Held<L extends Loss> {
   readonly entryKey: string
   readonly fencingToken: bigint
   readonly remaining: Effect.Effect<Duration.Duration, L>
   readonly lost: Effect.Effect<never, L>
+}
+
+/** The input of commands that run another one while something is held. */
+export interface HeldInput {
+  readonly name: string
+  readonly ttl: Duration.Duration
+  readonly grace: Option.Option<Duration.Duration>
+  readonly foreground: boolean
+  readonly command: ReadonlyArray<string>
 }
 
 export interface RunOptions {
@@ -21,6 +39,8 @@ export interface RunOptions {
   readonly foreground: boolean
   /** Between SIGTERM and SIGKILL; so long before the local deadline SIGTERM is sent. */
   readonly grace: Duration.Duration
+  /** What is held, for people. */
+  readonly what: string
 }
 
 /** How the command ended: by itself, or because what it ran under was lost, or was about to be. */
@@ -29,46 +49,62 @@ export type Outcome = { readonly _tag: "Ended"; readonly code: number } | {
   readonly why: string
 }
 
-/** Waits until there is only as much time left as it takes to stop the command. */
-const almostOver = <L>({ remaining }: Held<L>, grace: Duration.Duration): Effect.Effect<void, L> =>
-  Effect.flatMap(remaining, (left) => {
-    const spare = Duration.toMillis(left) - Duration.toMillis(grace)
-    return spare <= 0
-      ? Effect.void
-      : Effect.andThen(Effect.sleep(Math.ceil(spare)), almostOver({ remaining } as Held<L>, grace))
+interface Stop {
+  readonly why: string
+  /** Between SIGTERM and SIGKILL. */
+  readonly grace: Duration.Duration
+}
+
+/** A loss by expiry is known too late only by who was stopped: somebody else can hold it by now. */
+const stopAfter = ({ message, why }: Loss, grace: Duration.Duration): Stop => ({
+  why: message,
+  grace: why === "Expired" ? Duration.zero : grace
+})
+
+/** Waits until there is only as much time left as it takes to stop the command. The watchdog knows of each renewal. */
+const silence = <L extends Loss>(held: Held<L>, child: Child, { grace, what }: RunOptions): Effect.Effect<Stop, L> =>
+  Effect.gen(function*() {
+    let until = 0
+    while (true) {
+      const left = Duration.toMillis(yield* held.remaining)
+      const now = Duration.toMillis(Duration.nanos(yield* Clock.monotonicTimeNanos))
+      if (now + left > until + 20) {
+        until = now + left
+        child.killIn(Duration.millis(left))
+      }
+      const spare = left - Duration.toMillis(grace)
+      if (spare <= 0) {
+        return {
+          why: `etcd has not renewed ${what} for too long: it is about to be lost`,
+          grace: Duration.millis(left)
+        }
+      }
+      yield* Effect.sleep(Math.ceil(Math.min(spare, left / 4)))
+    }
   })
 
-const whyLost = <L extends { readonly message: string }>(
-  held: Held<L>,
-  grace: Duration.Duration
-): Effect.Effect<string> =>
-  almostOver(held, grace).pipe(
-    Effect.raceFirst(held.lost),
-    Effect.match({
-      onFailure: ({ message }) => message,
-      onSuccess: () => "etcd has not answered for too long: it is about to be lost"
-    })
+const stopOf = <L extends Loss>(held: Held<L>, child: Child, options: RunOptions): Effect.Effect<Stop> =>
+  Effect.catch(
+    Effect.raceFirst(silence(held, child, options), held.lost),
+    (loss: L) => Effect.succeed(stopAfter(loss, options.grace))
   )
 
 /**
  * Runs the command. At a loss that was announced by silence it is terminated early enough that it is gone, killed if it must be, before the
  * deadline; at one that came without notice, by an operator, at once.
  */
-export const runWhile = <L extends { readonly message: string }>(
-  held: Held<L>,
-  { command, env, foreground, grace }: RunOptions
-): Effect.Effect<Outcome, Exit> =>
+export const runWhile = <L extends Loss>(held: Held<L>, options: RunOptions): Effect.Effect<Outcome, Exit> =>
   Effect.scoped(Effect.gen(function*() {
-    const child: Child = yield* spawn({ command, env, foreground, grace })
-    const outcome: Outcome = yield* Effect.raceFirst(
-      Effect.map(child.ended, (code): Outcome => ({ _tag: "Ended", code })),
-      Effect.map(whyLost(held, grace), (why): Outcome => ({ _tag: "Lost", why }))
-    )
-    if (outcome._tag === "Lost") yield* child.terminate(grace)
-    return outcome
+    const before = yield* Effect.result(held.remaining)
+    if (before._tag === "Failure") return { _tag: "Lost", why: before.failure.message } as const
+    const child = yield* spawn(options)
+    const first = yield* Effect.raceFirst(child.ended, stopOf(held, child, options))
+    if (typeof first === "number") return { _tag: "Ended", code: first } as const
+    yield* child.terminate(first.grace)
+    return { _tag: "Lost", why: first.why } as const
   }))
 
-/** Half of the TTL is for outages: who stops for longer than that would be stopped without one. */
+/** At the least two thirds of the TTL are left when an outage begins: who stops half of it before the end bridges a sixth. */
 export const graceOf = (
   given: Option.Option<Duration.Duration>,
   ttl: Duration.Duration
@@ -81,3 +117,57 @@ export const graceOf = (
     )
     : Effect.succeed(grace)
 }
+
+/** What the command finds in its environment: the key as etcd has it, and the token that others may ask for. */
+export const envOf = Effect.fnUntraced(function*<L extends Loss>(name: string, held: Held<L>) {
+  const { namespace = "" } = yield* Effect.flatMap(Connection, ({ options }) => options)
+  return { [name]: `${namespace}${held.entryKey}`, COORD_FENCING_TOKEN: String(held.fencingToken) }
+})
+
+/** The input of commands that wait in line, or not. */
+export interface LineInput extends HeldInput {
+  readonly wait: Option.Option<Duration.Duration>
+  readonly try: boolean
+}
+
+interface Line<A, E, E2, R, R2> {
+  readonly what: string
+  /** The command that shows who has it. */
+  readonly see?: string | undefined
+  /** The variable that says its key. */
+  readonly key: string
+  readonly wait: Effect.Effect<A, E, R>
+  readonly try: Effect.Effect<A, E2, R2>
+}
+
+/** Waits, waits so long, or does not wait, as the flags say. */
+const take = <A, E, E2, R, R2>(
+  input: LineInput,
+  line: Line<A, E, E2, R, R2>
+): Effect.Effect<A, E | E2 | Exit, R | R2> => {
+  if (input.try) {
+    return Option.isNone(input.wait)
+      ? line.try
+      : Effect.fail(new Exit({ code: ExitCode.failed, message: "--try does not wait: leave out one of it and --wait" }))
+  }
+  if (Option.isNone(input.wait)) return line.wait
+  const duration = input.wait.value
+  const see = line.see === undefined ? "" : ` (\`${line.see}\` shows who has it)`
+  const message = `${line.what} could not be had within ${Duration.format(duration)}${see}`
+  return Effect.timeoutOrElse(line.wait, {
+    duration,
+    orElse: () => Effect.fail(new Exit({ code: ExitCode.notInTime, message }))
+  })
+}
+
+/** Takes it, runs the command, gives it back, and ends as the command did. */
+export const runHeld = <L extends Loss, E, E2, R, R2>(input: LineInput, line: Line<Held<L>, E, E2, R, R2>) =>
+  Effect.gen(function*() {
+    const grace = yield* graceOf(input.grace, input.ttl)
+    const held = yield* take(input, line)
+    const env = yield* envOf(line.key, held)
+    const outcome = yield* runWhile(held, { ...input, env, grace, what: line.what })
+    return yield* outcome._tag === "Ended"
+      ? silently(outcome.code)
+      : new Exit({ code: ExitCode.lost, message: `${outcome.why}; the command was stopped` })
+  }).pipe(Effect.scoped, Effect.provide(live), asRunner)

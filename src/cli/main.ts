@@ -15,19 +15,19 @@ import * as Fs from "node:fs"
 import * as Os from "node:os"
 import Process from "node:process"
 import { coord } from "./coord.ts"
-import { describe, ExitCode, silently } from "./Exit.ts"
+import { complain, describe, ExitCode, silently } from "./Exit.ts"
 import * as Signals from "./Signals.ts"
-
-const complain = (message: string) => Effect.sync(() => void Process.stderr.write(`coord: ${message}\n`))
 
 /** A mistake is one line, not a page of help with a line below it. */
 const presenter: CliOutput.Presenter = {
   present: (event) =>
     event._tag === "InvalidInvocation"
-      ? complain(
-        `${event.errors.map(({ message }) => message.replaceAll(/\s*\n\s*/g, " ").trim()).join("; ")} (${
-          event.commandPath.join(" ")
-        } --help)`
+      ? Effect.sync(() =>
+        complain(
+          `${event.errors.map(({ message }) => message.replaceAll(/\s*\n\s*/g, " ").trim()).join("; ")} (${
+            event.commandPath.join(" ")
+          } --help)`
+        )
       )
       : CliOutput.defaultPresenter.present(event)
 }
@@ -35,7 +35,7 @@ const presenter: CliOutput.Presenter = {
 /** What the library logs, behind what is printed and never in it. */
 const logger = Logger.make(({ logLevel, message }) => {
   const text = (Array.isArray(message) ? message : [message]).map(String).join(" ")
-  Process.stderr.write(`coord: ${logLevel.toLowerCase()}: ${text.replaceAll(/\s*\n\s*/g, "; ")}\n`)
+  complain(`${logLevel.toLowerCase()}: ${text.replaceAll(/\s*\n\s*/g, "; ")}`)
 })
 
 const version = (JSON.parse(
@@ -80,6 +80,6 @@ fiber.addObserver((exit) => {
   if (exit._tag === "Success") return Process.exit(ending ?? ExitCode.done)
   if (ending !== undefined && Cause.hasInterruptsOnly(exit.cause)) return Process.exit(ending)
   const { code, message } = describe(exit.cause)
-  if (message !== "") Process.stderr.write(`coord: ${message}\n`)
+  if (message !== "") complain(message)
   Process.exit(code)
 })
