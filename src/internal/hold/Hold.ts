@@ -29,7 +29,7 @@ export interface Hold<L> {
   readonly assertHeld: Effect.Effect<void, L>
   readonly guard: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E | L, R>
   readonly fenced: (txn: TxnRequest) => Effect.Effect<TxnResult, L | EtcdError>
-  /** From now on it counts as released. */
+  /** From now on it counts as released, unless it was lost before. */
   readonly retire: () => void
 }
 
@@ -107,8 +107,12 @@ export const makeHolds = (
     // What was released is not lost any more.
     const lost = Effect.flatMap(slot.lost, (why) => released ? Effect.never : Effect.fail(lossOf(why)))
     const assertHeld = Effect.suspend(() => Effect.flatMap(slot.loss, verdict))
+    // What was lost before is not given back: whoever relied on it until now has to be told.
+    const retire = () => {
+      released ||= slot.lossUnsafe() === undefined
+    }
     const remove = Effect.suspend(() => {
-      released = true
+      retire()
       return slot.release
     })
     return {
@@ -132,9 +136,7 @@ export const makeHolds = (
           )
         ),
       fenced: (txn) => fenced(request, assertHeld, txn),
-      retire: () => {
-        released = true
-      }
+      retire
     }
   }
 }

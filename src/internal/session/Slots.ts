@@ -120,9 +120,10 @@ export const makeSlots = (
       entries.delete(key)
       onGone()
     }
+    // Who is woken by the end of a session runs before all of its slots have been told.
     const lossUnsafe = (): SlotLoss | undefined => {
-      session.lossUnsafe()
-      return loss
+      const ended = session.lossUnsafe()
+      return loss ?? ended?.why
     }
     // Chosen within, so that its end is told whatever happens. Unless all of it was done the key is deleted as always.
     const handOver = Effect.suspend(() => {
