@@ -10,7 +10,7 @@ import * as Scope from "effect/Scope"
 import type { TxnResult } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
 import type { SessionPool, SlotRequest } from "../session/SessionPool.ts"
-import type { Slot, Successor } from "../session/Slots.ts"
+import { mayBeApplied, type Slot, type Successor } from "../session/Slots.ts"
 import { type Claimed, claimedBy, claimRequest, withdrawPatience } from "./entry.ts"
 import type { LocalQueue, Place } from "./LocalQueue.ts"
 
@@ -38,11 +38,8 @@ export interface Prepared {
   readonly claimed: Claimed | undefined
 }
 
-/** The write may be applied, or may still be. */
 const isUnknown = (exit: Exit.Failure<TxnResult, EtcdError>): boolean =>
-  exit.cause.reasons.some((reason) =>
-    reason._tag !== "Fail" || reason.error.reason._tag === "Ambiguous" || reason.error.reason._tag === "Closed"
-  )
+  exit.cause.reasons.some((reason) => reason._tag !== "Fail" || mayBeApplied(reason.error))
 
 /** To be asked in the step in which the key of the holder is deleted: from then on the next in line waits for the end of it. */
 export const successorOf = (path: string, place: Place) => (): Successor | undefined => {

@@ -15,7 +15,7 @@ import { Compare, Operation } from "../../Etcd.ts"
 import type { Etcd, KeyValue, RangeResult, TxnRequest, TxnResult } from "../../Etcd.ts"
 import { EtcdError, Unavailable } from "../../EtcdError.ts"
 import { retryFailed } from "../retryFailed.ts"
-import { isTransient, type Slot } from "../session/Slots.ts"
+import { isTransient, mayBeApplied, type Slot } from "../session/Slots.ts"
 import { Cut, type Deletions } from "./deletions.ts"
 
 /** The entry was gone before it got its turn: its lease was lost, or somebody deleted it. Queue again. */
@@ -132,9 +132,8 @@ export const settle = <A>(
     Effect.tapError((error) =>
       Effect.sync(() => {
         if (error.reason._tag === "LeaseNotFound") slot.session.revoked()
-        if (error.reason._tag !== "Ambiguous") return
-        sent = true
-        slot.session.distrust(slot.key)
+        if (error.reason._tag === "Ambiguous") sent = true
+        if (mayBeApplied(error)) slot.session.distrust(slot.key)
       })
     ),
     retryFailed({ schedule: backoff, while: (error) => sent && isTransient(error) }),

@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import type { Etcd } from "../../Etcd.ts"
-import type { EtcdError } from "../../EtcdError.ts"
+import type { EtcdError, EtcdErrorReason } from "../../EtcdError.ts"
 import { durationNanos, sleepUntil } from "./LeaseClock.ts"
 
 export interface Patience {
@@ -30,6 +30,18 @@ export const isTransient = (error: EtcdError): boolean => {
   const tag = error.reason._tag
   return tag === "Unavailable" || tag === "Timeout" || tag === "Ambiguous"
 }
+
+const refusals: ReadonlySet<string> = new Set<EtcdErrorReason["_tag"]>([
+  // Of a write it says that it was not sent.
+  "Unavailable",
+  "LeaseNotFound",
+  "PermissionDenied",
+  "Unauthenticated",
+  "InvalidArgument"
+])
+
+/** A write that ended so was applied, or may still be: etcd says `NoSpace`, for one, also of what it applies while it fills up. */
+export const mayBeApplied = (error: EtcdError): boolean => !refusals.has(error.reason._tag)
 
 const makePatience = (timeout: Duration.Duration): Patience => {
   const limit = durationNanos(timeout)

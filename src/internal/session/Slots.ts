@@ -14,7 +14,7 @@ import type { SessionLost } from "./LeaseClock.ts"
 import type { LeaseSession } from "./LeaseSession.ts"
 import { isTransient, patienceWith } from "./Patience.ts"
 
-export { isTransient } from "./Patience.ts"
+export { isTransient, mayBeApplied } from "./Patience.ts"
 
 /** Why a key is gone: with its session, or alone because somebody deleted it. */
 export type SlotLoss = SessionLost["why"] | "Deleted"
