@@ -1,7 +1,10 @@
-/** Channels whose making is interrupted: grpc-js keeps account of what it has open. */
+/** Channels that are not made to the end: grpc-js keeps account of what it has open. */
 import { assert, it } from "@effect/vitest"
 import { getChannelzHandlers } from "@grpc/grpc-js"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import { TestClock } from "effect/testing"
 import { Echo } from "./grpc/echo.ts"
 import { interruptAtEveryStep } from "./utils/interruptAtEveryStep.ts"
 import { makeRegistryWorld } from "./utils/registryWorld.ts"
@@ -43,3 +46,20 @@ it.effect("interrupted at whatever step, no channel of grpc-js is left", () =>
     assert.deepStrictEqual(seen, { channel: 1, target: 1 })
     assert.isAbove(count, 50)
   }), { timeout: 60_000 })
+
+it.effect("in a scope that is closed, or closes while it is made, a channel waits for nothing", () =>
+  Effect.gen(function*() {
+    const { link, registry } = yield* oneProcess
+    const scope = yield* Scope.make()
+    const make = Effect.forkChild(Scope.provide(registry.channel("echo"), scope), { startImmediately: true })
+    yield* link.partition
+    const starting = yield* make
+    yield* Scope.close(scope, Exit.void)
+    const late = yield* make
+    yield* TestClock.adjust("1 minute")
+    for (const fiber of [starting, late]) {
+      const exit = fiber.pollUnsafe()
+      assert.isTrue(exit !== undefined && Exit.hasInterrupts(exit))
+    }
+    assert.strictEqual(openChannels(), 0)
+  }))

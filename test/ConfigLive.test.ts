@@ -234,6 +234,28 @@ describe("live", () => {
       assert.strictEqual(client.port.watches().open, 0)
     }))
 
+  it.effect("it ends with a scope that is closed, or closes during the start", () =>
+    Effect.gen(function*() {
+      const { client, config, put } = yield* makeWorld
+      yield* put("n", "1")
+      const scope = yield* Scope.make()
+      yield* client.link.partition
+      const starting = yield* Effect.forkChild(Scope.provide(config.live("n", Schema.Int), scope), {
+        startImmediately: true
+      })
+      yield* Scope.close(scope, Exit.void)
+      const late = yield* Effect.forkChild(Scope.provide(config.live("n", Schema.Int), scope), {
+        startImmediately: true
+      })
+      yield* client.link.heal
+      yield* TestClock.adjust("1 minute")
+      for (const fiber of [starting, late]) {
+        const exit = fiber.pollUnsafe()
+        assert.isTrue(exit !== undefined && Exit.hasInterrupts(exit))
+      }
+      assert.strictEqual(client.port.watches().open, 0)
+    }))
+
   it.effect("a slow consumer sees the latest value, and a change of the status alone is none of the value", () =>
     Effect.gen(function*() {
       const { config, put } = yield* makeWorld

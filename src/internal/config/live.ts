@@ -79,7 +79,7 @@ export const makeLive = <S extends Schema.Constraint>(
         })
       )
     })
-    yield* follow.pipe(
+    const following = yield* follow.pipe(
       Effect.catchTag("EtcdError", (error) => {
         // Without a first value there is nothing to keep.
         if (state === undefined) return Effect.fail(error)
@@ -90,10 +90,11 @@ export const makeLive = <S extends Schema.Constraint>(
       }),
       Effect.andThen(Effect.suspend(() => pause(++failures))),
       Effect.forever,
-      Effect.onError((cause) => Deferred.failCause(first, cause)),
       Effect.annotateLogs({ key }),
       Effect.forkScoped
     )
+    // In a scope that has closed meanwhile it ends before it begins.
+    following.addObserver((exit) => Deferred.doneUnsafe(first, exit))
 
     const current = yield* Deferred.await(first)
     const states = Stream.takeWhile(Stream.fromPubSub(published), (state) => state !== undefined)

@@ -66,7 +66,7 @@ export const openSource = Effect.fnUntraced(function*(
     yield* Stream.runForEach(instances, (list) => Effect.andThen(accept(list), pace))
   })
 
-  yield* follow.pipe(
+  const following = yield* follow.pipe(
     Effect.catchCause((cause) =>
       current === undefined || isOver(cause)
         ? Effect.andThen(Deferred.failCause(known, cause), Effect.interrupt)
@@ -77,6 +77,8 @@ export const openSource = Effect.fnUntraced(function*(
     Effect.setContext(context),
     Effect.forkScoped
   )
+  // With its scope, before it has begun in one that has closed: who waits is told.
+  following.addObserver((exit) => Deferred.doneUnsafe(known, exit))
   yield* Deferred.await(known)
 
   return (listener) => {
