@@ -26,6 +26,12 @@ const library = Effect.gen(function*() {
   }
 })
 
+interface LockObject {
+  readonly lock: string
+  readonly holder: { readonly ttlLeftSeconds?: number }
+  readonly waiting: ReadonlyArray<{ readonly key: string }>
+}
+
 const instance = (name: string, id: string, port = 8080) =>
   new ServiceInstance({ id, name, address: "10.0.0.7", port, metadata: { zone: "north" } })
 
@@ -120,9 +126,9 @@ layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })("c
       const waits = (yield* Effect.repeat(lock.waiters("jobs/nightly"), { until: (all) => all.length === 2 }))[1]
       yield* lock.acquire("jobs", { label: "shallow" })
       yield* lock.acquire("jobsearch")
-      const [shallow, nightly] = (yield* coord(["locks", "jobs"])).objects
-      assert.strictEqual(shallow?.["lock"], "jobs")
-      const { ttlLeftSeconds, ...holder } = nightly?.["holder"] as Record<string, unknown>
+      const [shallow, nightly] = (yield* coord(["locks", "jobs"])).objects as unknown as ReadonlyArray<LockObject>
+      assert.strictEqual(shallow?.lock, "jobs")
+      const { ttlLeftSeconds, ...holder } = nightly?.holder ?? {}
       assert.deepStrictEqual(holder, {
         key: handle.entryKey,
         lease: handle.entryKey.split("/").at(-1),
@@ -130,7 +136,7 @@ layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })("c
         label: "first"
       })
       assert.isTrue(Number(ttlLeftSeconds) > 8 && Number(ttlLeftSeconds) <= 15)
-      assert.strictEqual((nightly?.["waiting"] as Array<{ key: string }>)[0]?.key, waits?.entryKey)
+      assert.strictEqual(nightly?.waiting[0]?.key, waits?.entryKey)
       const table = (yield* coord(["locks", "--no-json"])).text.split("\n")
       assert.match(table[0] ?? "", /^LOCK +HOLDER +SINCE +TOKEN +TTL LEFT +WAITING$/)
       assert.match(table[2] ?? "", new RegExp(`^jobs/nightly +first +- +${handle.fencingToken} +1\\ds +1: second$`))
