@@ -1,7 +1,7 @@
 /**
  * One endpoint: its channel, which is dialled again when it leads nowhere, the calls and streams on it, and when it was last heard.
  */
-import { type ClientUnaryCall, connectivityState, Metadata, type ServiceError, status as Code } from "@grpc/grpc-js"
+import { connectivityState, Metadata, status as Code } from "@grpc/grpc-js"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
@@ -9,7 +9,7 @@ import { type Dialled, type Endpoint, formatEndpoint, makeDialer, type TlsSettin
 import { type Condition, makeCondition } from "./condition.ts"
 import { isAnswer, shutDown, type Status } from "./status.ts"
 import { type Duplex, makeDuplex } from "./stream.ts"
-import { type Answer, makeStubs, type Send, type Start } from "./stubs.ts"
+import { type Answer, type Call, makeStubs, type Send, type Start } from "./stubs.ts"
 
 export interface Member {
   readonly endpoint: string
@@ -46,8 +46,6 @@ export interface Member {
   readonly close: () => void
 }
 
-type Stream = Pick<ClientUnaryCall, "call" | "cancel">
-
 /** Whether the process runs, whatever the state of its cluster; or whether it is in touch with the leader, too. */
 export type Question = "alive" | "in touch"
 
@@ -57,25 +55,9 @@ const questions = {
   "in touch": { key: Buffer.from("\0"), limit: 1, keys_only: true }
 }
 
-const statusOf = (error: ServiceError | null): Status =>
-  error === null
-    ? { code: Code.INTERNAL, details: "an answer without a message" }
-    : { code: error.code, details: error.details }
+const withoutMessage: Status = { code: Code.INTERNAL, details: "an answer without a message" }
 
-// It can be frozen, and assigning to it would throw then.
-const mayLimitTraces = Object.getOwnPropertyDescriptor(Error, "stackTraceLimit")?.writable === true
-
-/** grpc-js takes a stack trace for each call, for an error that is never looked at here. It costs a twentieth of the call. */
-const withoutTrace = <A>(start: () => A): A => {
-  if (!mayLimitTraces) return start()
-  const { stackTraceLimit } = Error
-  Error.stackTraceLimit = 0
-  try {
-    return start()
-  } finally {
-    Error.stackTraceLimit = stackTraceLimit
-  }
-}
+const cancel = (call: Call): void => call.end(Code.CANCELLED, "Cancelled on client")
 
 /** `states` is told of every change of the member's state. */
 export const makeMember = Effect.fnUntraced(function*(
@@ -88,8 +70,8 @@ export const makeMember = Effect.fnUntraced(function*(
   const dial = makeDialer(at, tls)
   const requests = makeCondition()
   const elections = makeCondition()
-  const calls = new Set<ClientUnaryCall>()
-  const streams = new Set<Stream>()
+  const calls = new Set<Call>()
+  const streams = new Set<Call>()
   let unheardSince: bigint | undefined
   let doubtful = false
   let term: string | undefined
@@ -114,7 +96,7 @@ export const makeMember = Effect.fnUntraced(function*(
   }
   const close = () => {
     closed = true
-    for (const call of [...calls, ...streams]) call.cancel()
+    for (const call of [...calls, ...streams]) cancel(call)
     current.close()
     states.changed()
   }
@@ -137,8 +119,8 @@ export const makeMember = Effect.fnUntraced(function*(
     term = latest
     elections.changed()
   }
-  const end = (ended: Iterable<Stream | ClientUnaryCall>, why: string) => {
-    for (const { call } of ended) call?.cancelWithStatus(Code.UNAVAILABLE, why)
+  const end = (ended: Iterable<Call>, why: string) => {
+    for (const call of ended) call.end(Code.UNAVAILABLE, why)
   }
 
   return {
@@ -150,18 +132,16 @@ export const makeMember = Effect.fnUntraced(function*(
     unary: (metadata, deadline, send) =>
       Effect.callback((resume) => {
         if (closed) return resume(Effect.fail(shutDown))
-        const call = withoutTrace(() =>
-          send(stubs, metadata, { deadline }, (error, response) => {
-            calls.delete(call)
-            if (error === null || isAnswer(error)) heard(response)
-            resume(error === null && response !== undefined ? Effect.succeed(response) : Effect.fail(statusOf(error)))
-          })
-        )
+        const call = send(stubs, metadata, deadline, (failure, response) => {
+          calls.delete(call)
+          if (failure === undefined || isAnswer(failure)) heard(response)
+          resume(response === undefined ? Effect.fail(failure ?? withoutMessage) : Effect.succeed(response))
+        })
         calls.add(call)
         sent()
         return Effect.sync(() => {
           calls.delete(call)
-          call.cancel()
+          cancel(call)
         })
       }),
 
@@ -170,11 +150,12 @@ export const makeMember = Effect.fnUntraced(function*(
         Effect.suspend(() => {
           if (closed) return Effect.fail(shutDown)
           const raw = start(stubs, metadata)
-          streams.add(raw)
+          const call: Call = { end: (code, why) => raw.call?.cancelWithStatus(code, why) }
+          streams.add(call)
           sent()
           // The end is readable, too, and is told for a connection that is cut.
           raw.on("readable", () => raw.readableLength > 0 && heard())
-          return Effect.succeed(makeDuplex(raw, () => streams.delete(raw)))
+          return Effect.succeed(makeDuplex(raw, () => streams.delete(call)))
         }),
         (stream) => Effect.sync(stream.cancel)
       ),
@@ -186,12 +167,12 @@ export const makeMember = Effect.fnUntraced(function*(
     ask: (question) =>
       Effect.callback((resume) => {
         if (closed) return resume(Effect.succeed(false))
-        const call = stubs.KV.range(questions[question], new Metadata(), { deadline: Infinity }, (error, response) => {
-          const answered = error === null || isAnswer(error)
+        const call = stubs.KV.range(questions[question], new Metadata(), Infinity, (failure, response) => {
+          const answered = failure === undefined || isAnswer(failure)
           if (answered) heard(response)
           resume(Effect.succeed(answered))
         })
-        return Effect.sync(() => call.cancel())
+        return Effect.sync(() => cancel(call))
       }),
 
     doubt: () => {

@@ -2,29 +2,20 @@
  * The stubs of npm etcd3, which is all that is used of it. Its pool would send writes again, stop all calls for seconds after a
  * deadline of one, and hide the status; so calls are made on the stubs themselves, each with its deadline, token and way to be cancelled.
  */
-import {
-  type Channel,
-  type ChannelInterface,
-  type ClientDuplexStream,
-  type ClientUnaryCall,
-  type Metadata,
-  type ServiceError
-} from "@grpc/grpc-js"
+import { type Channel, type ChannelInterface, type ClientDuplexStream, type Metadata } from "@grpc/grpc-js"
 import * as Effect from "effect/Effect"
 import * as Etcd3 from "etcd3"
+import { type Callback, type Method, UnaryCall } from "./unary.ts"
 
-export type Callback<Response> = (error: ServiceError | null, response?: Response) => void
-
-export interface CallOptions {
-  readonly deadline: number
-}
+/** A call on its way. */
+export type Call = Pick<UnaryCall<never, never>, "end">
 
 type Unary<Request, Response> = (
   request: Request,
   metadata: Metadata,
-  options: CallOptions,
-  callback: Callback<Response>
-) => ClientUnaryCall
+  deadline: number,
+  done: Callback<Response>
+) => Call
 
 /** What all answers of etcd have. */
 export interface Answer {
@@ -59,9 +50,9 @@ export interface Stubs {
 export type Send<Response> = (
   stubs: Stubs,
   metadata: Metadata,
-  options: CallOptions,
-  callback: Callback<Response>
-) => ClientUnaryCall
+  deadline: number,
+  done: Callback<Response>
+) => Call
 
 /** How a stream is started. */
 export type Start<Request, Response> = (stubs: Stubs, metadata: Metadata) => ClientDuplexStream<Request, Response>
@@ -78,13 +69,32 @@ export const makeStubs = (current: () => ChannelInterface): Effect.Effect<Stubs>
   Effect.promise(async () => {
     const channel: Pick<ChannelInterface, "createCall"> = { createCall: (...args) => current().createCall(...args) }
     const factory = new StubFactory({ hosts: "unused", grpcOptions: { channelOverride: channel as Channel } })
-    const [KV, Lease, Watch, Maintenance, Auth] = await Promise.all([
-      factory.stub("KV"),
-      factory.stub("Lease"),
-      factory.stub("Watch"),
-      factory.stub("Maintenance"),
-      factory.stub("Auth")
-    ])
     // Generated at run time from rpc.proto, so untyped there.
-    return { KV, Lease, Watch, Maintenance, Auth } as Stubs
+    const stub = async <Name extends keyof Stubs>(name: Name) => await factory.stub(name) as Stubs[Name] & Generated
+    const [KV, Lease, Watch, Maintenance, Auth] = await Promise.all([
+      stub("KV"),
+      stub("Lease"),
+      stub("Watch"),
+      stub("Maintenance"),
+      stub("Auth")
+    ])
+    const unary = <Request, Response>(generated: Generated, name: string): Unary<Request, Response> => {
+      const method = generated[name] as Method<Request, Response>
+      return (...rest) => new UnaryCall(channel, method, ...rest)
+    }
+    return {
+      KV: { range: unary(KV, "range"), txn: unary(KV, "txn") },
+      Lease: {
+        leaseGrant: unary(Lease, "leaseGrant"),
+        leaseRevoke: unary(Lease, "leaseRevoke"),
+        leaseTimeToLive: unary(Lease, "leaseTimeToLive"),
+        leaseKeepAlive: (metadata) => Lease.leaseKeepAlive(metadata)
+      },
+      Watch,
+      Maintenance: { status: unary(Maintenance, "status") },
+      Auth: { authenticate: unary(Auth, "authenticate") }
+    }
   })
+
+/** Each function of a stub has the description of its method. */
+type Generated = Readonly<Record<string, unknown>>
