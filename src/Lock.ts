@@ -198,6 +198,9 @@ export class Lock extends Context.Service<Lock, {
   ): Layer.Layer<Lock, InvalidOption, Etcd> => Layer.effect(Lock, make(options?.prefix ?? "/locks"))
 }
 
+const acquiring = Telemetry.operation("Lock.acquire")
+const trying = Telemetry.operation("Lock.tryAcquire")
+
 const defaultTtl = Duration.seconds(15)
 
 const entryOf = (kv: KeyValue): LockEntry =>
@@ -264,7 +267,7 @@ const make = Effect.fnUntraced(function*(
               return Telemetry.lockHeld(Duration.nanos(now - since))
             })
           )
-          yield* Effect.annotateCurrentSpan({
+          yield* Telemetry.annotate({
             "coord.token": String(token),
             "coord.lease": slot.session.leaseId.toString(16)
           })
@@ -285,47 +288,54 @@ const make = Effect.fnUntraced(function*(
     )
   })
 
-  const acquire: Lock["Service"]["acquire"] = Effect.fn("Lock.acquire")(function*(key, options) {
-    yield* Effect.annotateCurrentSpan({ "coord.key": key })
-    return yield* take(
-      key,
-      options,
-      (request, label) => awaitTurn(queue, pool, request, label),
-      (path, slot, label, claimed) => waitInLine(etcd, deletions, path, slot, label, claimed)
+  const acquire: Lock["Service"]["acquire"] = (key, options) =>
+    acquiring(
+      { "coord.key": key },
+      take(
+        key,
+        options,
+        (request, label) => awaitTurn(queue, pool, request, label),
+        (path, slot, label, claimed) => waitInLine(etcd, deletions, path, slot, label, claimed)
+      )
     )
-  }, Telemetry.measured("Lock.acquire"))
 
-  const tryAcquire: Lock["Service"]["tryAcquire"] = Effect.fn("Lock.tryAcquire")(function*(key, options) {
-    yield* Effect.annotateCurrentSpan({ "coord.key": key })
+  const tryAcquire: Lock["Service"]["tryAcquire"] = (key, options) => {
     const held = (holder: KeyValue | undefined) =>
       Effect.fail(new LockHeld({ key, ...holder !== undefined && { holder: entryOf(holder) } }))
-    return yield* take(
-      key,
-      options,
-      ({ name: path }) =>
-        Effect.flatMap(
-          queue.tryTurn(path),
-          (place) =>
-            place === undefined
-              ? Effect.flatMap(entries(etcd, path), (found) => held(found.entries[0]))
-              : Effect.succeed({ place, prepared: undefined })
-        ),
-      (path, slot, label) =>
-        Effect.flatMap(
-          takeIfFree(etcd, path, slot, label),
-          (taken) => typeof taken === "object" ? held(taken.holder) : Effect.succeed(taken)
-        )
+    return trying(
+      { "coord.key": key },
+      take(
+        key,
+        options,
+        ({ name: path }) =>
+          Effect.flatMap(
+            queue.tryTurn(path),
+            (place) =>
+              place === undefined
+                ? Effect.flatMap(entries(etcd, path), (found) => held(found.entries[0]))
+                : Effect.succeed({ place, prepared: undefined })
+          ),
+        (path, slot, label) =>
+          Effect.flatMap(
+            takeIfFree(etcd, path, slot, label),
+            (taken) => typeof taken === "object" ? held(taken.holder) : Effect.succeed(taken)
+          )
+      )
     )
-  }, Telemetry.measured("Lock.tryAcquire"))
+  }
 
   const withLock: Lock["Service"]["withLock"] = (key, options) => (use) =>
-    // The scope is for the lock alone: one that `use` asks for is its caller's.
-    Effect.scopedWith((scope) =>
-      Effect.flatMap(
-        Scope.provide(acquire(key, options), scope),
-        (handle) => handle.guard(Effect.isEffect(use) ? use : Effect.suspend(() => use(handle)))
+    Telemetry.span(
+      "Lock.withLock",
+      { "coord.key": key },
+      // The scope is for the lock alone: one that `use` asks for is its caller's.
+      Effect.scopedWith((scope) =>
+        Effect.flatMap(
+          Scope.provide(acquire(key, options), scope),
+          (handle) => handle.guard(Effect.isEffect(use) ? use : Effect.suspend(() => use(handle)))
+        )
       )
-    ).pipe(Effect.withSpan("Lock.withLock", { attributes: { "coord.key": key } }))
+    )
 
   const waiters: Lock["Service"]["waiters"] = Effect.fn("Lock.waiters")(function*(key) {
     yield* Effect.annotateCurrentSpan({ "coord.key": key })

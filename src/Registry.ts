@@ -38,7 +38,7 @@ import { type PlaceOptions, rootOf, validatePlace } from "./internal/registry/pl
 import { OwnRegistration, type Ports, type RegistrationStatus } from "./internal/registry/registration.ts"
 import { makeSessionPool } from "./internal/session/SessionPool.ts"
 import { type Change, makeSharedWatch, mapChanges } from "./internal/SharedWatch.ts"
-import { measured } from "./internal/Telemetry.ts"
+import { measured, operation } from "./internal/Telemetry.ts"
 import { validateTtl } from "./internal/validate.ts"
 import type { ChannelOptions, ChannelTarget, ClientConstructor, TargetOptions } from "./ServiceChannel.ts"
 import {
@@ -218,6 +218,8 @@ export class Registry extends Context.Service<Registry, {
 
 type Service = Registry["Service"]
 
+const registering = operation("Registry.register")
+
 const defaultTtl = Duration.seconds(30)
 
 const make = Effect.fnUntraced(function*(options: PlaceOptions) {
@@ -265,9 +267,8 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
     }
   })
 
-  const register: Service["register"] = Effect.fn("Registry.register")(
-    function*(input, options) {
-      yield* Effect.annotateCurrentSpan({ "coord.service": input.name, "coord.instance": input.id })
+  const started = Effect.fnUntraced(
+    function*(input: ServiceInstance, options: RegisterOptions | undefined) {
       const valid = yield* validateInstance(layout, input)
       const instance = valid instanceof ServiceInstance ? valid : new ServiceInstance(valid)
       const { id, name } = instance
@@ -302,9 +303,11 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
         registration.keepUnsafe()
         return handle(registration, scope)
       })).pipe(Effect.annotateLogs({ key: layout.leaseKey === undefined ? key : path }))
-    },
-    measured("Registry.register")
+    }
   )
+
+  const register: Service["register"] = (input, options) =>
+    registering({ "coord.service": input.name, "coord.instance": input.id }, started(input, options))
 
   const unregister: Service["unregister"] = Effect.fn("Registry.unregister")(function*(name, id) {
     yield* Effect.annotateCurrentSpan({ "coord.service": name, "coord.instance": id })

@@ -5,10 +5,12 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Metric from "effect/Metric"
 import { PrometheusMetrics } from "effect/observability"
+import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
+import * as Tracer from "effect/Tracer"
 import * as Fs from "node:fs"
 import * as Path from "node:path"
 import { ConfigCenter, Lock, Registry, ServiceInstance } from "../src/index.ts"
@@ -112,6 +114,56 @@ describe("metrics", () => {
       yield* TestClock.adjust("1 minute")
       assert.strictEqual(yield* read("coord_watches_interrupted"), 0)
       yield* etcd.heal
+    })
+  )
+})
+
+describe("spans", () => {
+  const cycle = Effect.gen(function*() {
+    const lock = yield* Lock
+    const config = yield* ConfigCenter
+    yield* config.set("limit", Schema.String, "1")
+    yield* lock.withLock("job")(Effect.annotateCurrentSpan({ mine: "yes" }))
+  })
+
+  test(
+    "whoever traces sees each operation, with its key, below the one that it is part of",
+    Effect.gen(function*() {
+      const spans: Array<Tracer.NativeSpan> = []
+      const tracer = Tracer.make({
+        span: (options) => {
+          const span = new Tracer.NativeSpan(options)
+          spans.push(span)
+          return span
+        }
+      })
+      yield* cycle.pipe(Effect.withSpan("caller"), Effect.provideService(Tracer.Tracer, tracer))
+      const seen = spans.map(({ attributes, name, parent, status }) => ({
+        name,
+        parent: Option.getOrUndefined(Option.map(parent, (span) => span._tag === "Span" ? span.name : "")),
+        attributes: [...attributes.keys()],
+        status: status._tag
+      }))
+      assert.deepStrictEqual(seen, [
+        { name: "caller", parent: undefined, attributes: [], status: "Ended" },
+        { name: "ConfigCenter.set", parent: "caller", attributes: ["key"], status: "Ended" },
+        { name: "Lock.withLock", parent: "caller", attributes: ["coord.key", "mine"], status: "Ended" },
+        {
+          name: "Lock.acquire",
+          parent: "Lock.withLock",
+          attributes: ["coord.key", "coord.token", "coord.lease"],
+          status: "Ended"
+        }
+      ])
+    })
+  )
+
+  test(
+    "without a tracer the span of the caller stays as the caller has made it",
+    Effect.gen(function*() {
+      const span = yield* Effect.makeSpan("caller")
+      yield* Effect.withParentSpan(cycle, span)
+      assert.deepStrictEqual([...(span as Tracer.NativeSpan).attributes.keys()], ["mine"])
     })
   )
 })

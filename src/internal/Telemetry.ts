@@ -6,6 +6,7 @@ import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
 import * as Metric from "effect/Metric"
 import * as Predicate from "effect/Predicate"
 import * as Tracer from "effect/Tracer"
@@ -57,32 +58,59 @@ const timersOf = (operation: string): Map<string, Timer> => {
   return made
 }
 
+const timed = <A, E, R>(
+  fiber: Fiber.Fiber<unknown, unknown>,
+  operation: string,
+  timers: Map<string, Timer>,
+  effect: Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> => {
+  const clock = fiber.getRef(Clock.Clock)
+  const start = clock.monotonicTimeNanosUnsafe()
+  return Effect.onExitPrimitive(effect, (exit) => {
+    const took = Duration.nanos(clock.monotonicTimeNanosUnsafe() - start)
+    const result = outcome(exit)
+    let timer = timers.get(result)
+    if (timer === undefined) timers.set(result, timer = makeTimer(operation, result))
+    timer.updateUnsafe(took, fiber.context)
+    return undefined
+  })
+}
+
 /** Counts and times an operation under its name. */
 export const measured = (operation: string) => {
   const timers = timersOf(operation)
   return <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-    Effect.withFiber((fiber) => {
-      const clock = fiber.getRef(Clock.Clock)
-      const start = clock.monotonicTimeNanosUnsafe()
-      return Effect.onExit(effect, (exit) => {
-        const took = Duration.nanos(clock.monotonicTimeNanosUnsafe() - start)
-        const result = outcome(exit)
-        let timer = timers.get(result)
-        if (timer === undefined) timers.set(result, timer = makeTimer(operation, result))
-        timer.updateUnsafe(took, fiber.context)
-        return Effect.void
-      })
-    })
+    Effect.withFiber((fiber) => timed(fiber, operation, timers, effect))
 }
+
+/** Whether anybody gets to see spans: Effect's own tracer shows them to nobody, but each of them changes the context, twice. */
+const isTraced = ({ cache: { tracer } }: Fiber.Fiber<unknown, unknown>): boolean =>
+  tracer !== undefined && tracer !== Tracer.nativeTracer
+
+/** Of the span of the operation that it is called in. */
+export const annotate = (attributes: Readonly<Record<string, string>>): Effect.Effect<void> =>
+  Effect.withFiber((fiber) => isTraced(fiber) ? Effect.annotateCurrentSpan(attributes) : Effect.void)
+
+/** As `Effect.withSpan`, without a trace of the call. */
+export const span = <A, E, R>(
+  name: string,
+  attributes: Readonly<Record<string, unknown>>,
+  effect: Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> =>
+  Effect.withFiber((fiber) =>
+    isTraced(fiber)
+      ? Effect.useSpan(name, { attributes }, (span) => Effect.provideService(effect, Tracer.ParentSpan, span))
+      : effect
+  )
 
 /**
  * The span of an operation, and its time. As `Effect.fn` with `measured`, for what is done again and again: without a trace of the
  * call, which takes longer than all else that there is to do for one here.
  */
 export const operation = (name: string) => {
-  const timed = measured(name)
+  const timers = timersOf(name)
   return <A, E, R>(attributes: Readonly<Record<string, unknown>>, effect: Effect.Effect<A, E, R>) =>
-    Effect.useSpan(name, { attributes }, (span) => Effect.provideService(timed(effect), Tracer.ParentSpan, span))
+    span(name, attributes, Effect.withFiber((fiber) => timed(fiber, name, timers, effect)))
 }
 
 export const sessionLost = (why: string): Effect.Effect<void> =>
