@@ -33,6 +33,8 @@ export interface SpawnOptions {
   readonly grace: Duration.Duration
   /** Decides when a signal is passed on: at once unless it is said. */
   readonly onSignal?: ((signal: NodeJS.Signals, child: Child) => void) | undefined
+  /** What it reads from its standard input; absent: what this process would read. */
+  readonly input?: string | undefined
 }
 
 const errorCode = (error: unknown): string =>
@@ -115,10 +117,13 @@ const start = (options: SpawnOptions): Effect.Effect<Started, Exit> =>
     try {
       const child = ChildProcess.spawn(file, args, {
         env: { ...Process.env, ...options.env },
-        stdio: "inherit",
+        stdio: [options.input === undefined ? "inherit" : "pipe", "inherit", "inherit"],
         detached: !options.foreground
       })
       child.once("error", failed)
+      // It need not read it.
+      child.stdin?.on("error", () => {})
+      child.stdin?.end(options.input)
       child.once("spawn", () => resume(Effect.succeed(control(child, child.pid ?? 0, options))))
     } catch (error) {
       // Some codes are thrown, as ENOTDIR and E2BIG.

@@ -36,13 +36,15 @@ export class Exit extends Data.TaggedError("Exit")<{
   readonly message: string
 }> {}
 
-/** For commands that run another one: 2 may be its own code. */
+/** For commands that run another one: 2 may be its own code, and then there is nothing to say. */
 export const asRunner = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, Exit, R> =>
   Effect.catchCause(effect, (cause) => {
     if (Cause.hasInterruptsOnly(cause)) return Effect.interrupt
     const exit = describe(cause)
     return Effect.fail(
-      exit.code === ExitCode.usage ? new Exit({ code: ExitCode.failed, message: exit.message }) : exit
+      exit.code === ExitCode.usage && exit.message !== ""
+        ? new Exit({ code: ExitCode.failed, message: exit.message })
+        : exit
     )
   })
 
@@ -53,6 +55,7 @@ const hints: Partial<Record<(typeof EtcdErrorReason.Type)["_tag"], string>> = {
   Timeout: "`coord doctor` looks for the reason; --timeout waits longer",
   Unauthenticated: "--user and ETCD_PASSWORD or --password-file say who asks",
   PermissionDenied: "`coord doctor` shows the rights of the user",
+  Compacted: "etcd keeps only so much of the past: ask for a later one, or for none",
   NoSpace: "`coord doctor` shows the members",
   Ambiguous: "look whether it was written before you try again"
 }

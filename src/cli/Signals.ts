@@ -18,7 +18,8 @@ const passedOn = [
   "SIGTSTP",
   "SIGCONT"
 ] as const
-const ending: ReadonlySet<NodeJS.Signals> = new Set(["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
+/** Those that end a process. */
+export const ending: ReadonlySet<NodeJS.Signals> = new Set(["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
 
 const receivers: Array<(signal: NodeJS.Signals) => void> = []
 

@@ -52,11 +52,11 @@ const environment = Layer.mergeAll(
   Layer.succeed(References.MinimumLogLevel, "Warn")
 )
 
-const runs = new Set<string | undefined>(["lock", "elect", "semaphore", "register"])
+const runs = new Set(["lock", "elect", "semaphore", "register", "config watch"])
 
 /** A mistake of the user has been explained by then. Where a COMMAND is run, 2 may be its own code. */
 const usageCode = ({ commandPath }: { readonly commandPath: ReadonlyArray<string> }) =>
-  runs.has(commandPath[1]) ? ExitCode.failed : ExitCode.usage
+  runs.has(commandPath.slice(1).join(" ")) ? ExitCode.failed : ExitCode.usage
 
 const program = Command.run(coord, { version }).pipe(
   Effect.catchTag("ShowHelp", (error) => Effect.fail(silently(usageCode(error)))),

@@ -6,6 +6,7 @@ import * as Command from "effect/cli/Command"
 import * as Flag from "effect/cli/Flag"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import { command } from "../flags.ts"
 
 const values = Effect.promise(() => import("../commands/config/values.ts"))
 
@@ -99,8 +100,31 @@ const rm = Command.make("rm", {
   ])
 )
 
+const watch = Command.make("watch", {
+  key: Argument.String("key").pipe(
+    Argument.withDescription("As api/limits; all below a folder with a / at its end: api/, and / alone for all keys")
+  ),
+  command: command.pipe(Argument.variadic({ min: 0 })),
+  from: version("from").pipe(
+    Flag.withDescription("Begins with what came after this version, without what is there now"),
+    Flag.optional
+  ),
+  keepGoing: switchedOn("keep-going", "A COMMAND that fails is no reason to end")
+}, (input) => Effect.flatMap(Effect.promise(() => import("../commands/config/watch.ts")), ({ watch }) => watch(input)))
+  .pipe(
+    Command.withDescription(
+      "Shows what there is, then `synced`, then each change, once and in order, over reconnects and restarts. With COMMAND it runs this for each event, one after the other, with the event as JSON on its standard input, and COORD_EVENT (put, delete, synced), COORD_KEY and COORD_VERSION in its environment. When COMMAND fails the watch ends with its exit code"
+    ),
+    Command.withShortDescription("Follows a key or a folder, and runs a command for each event"),
+    Command.withExamples([
+      { command: "coord config watch api/", description: "All keys below api/" },
+      { command: "coord config watch api/ --from 57", description: "Goes on where another watch ended" },
+      { command: "coord config watch api/limits -- ./reload.sh", description: "Runs it now, and at each change" }
+    ])
+  )
+
 export const config = Command.make("config").pipe(
   Command.withDescription("Configuration values: bytes under a key"),
   Command.withShortDescription("Reads and writes configuration"),
-  Command.withSubcommands([get, set, ls, rm])
+  Command.withSubcommands([get, set, ls, rm, watch])
 )

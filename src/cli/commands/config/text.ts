@@ -1,5 +1,5 @@
 /**
- * Values are bytes. How they are shown to people and to programs.
+ * Values are bytes. How they, and their keys, are written for people and for programs.
  */
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
@@ -36,3 +36,11 @@ export const brief = (bytes: Uint8Array): string => {
   const chars = Array.from(line)
   return chars.length <= widest ? line : `${chars.slice(0, widest).join("")}… (${bytes.length} bytes)`
 }
+
+/** A folder, with or without the `/` at its end; `/` alone is that of all. */
+export const folderOf = (prefix: string): string => prefix.replace(/\/$/, "")
+
+const codes = { red: 31, green: 32, yellow: 33, dim: 2 }
+
+export const paint = (color: boolean, paint: keyof typeof codes, text: string): string =>
+  color ? `\u001b[${codes[paint]}m${text}\u001b[0m` : text

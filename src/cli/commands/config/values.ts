@@ -10,7 +10,7 @@ import { ConfigChange } from "../../../ConfigChange.ts"
 import { Exit, ExitCode } from "../../Exit.ts"
 import { Output, printable } from "../../Output.ts"
 import { live } from "../../services.ts"
-import { brief, jsonOf, shown, textOf } from "./text.ts"
+import { brief, folderOf, jsonOf, shown, textOf } from "./text.ts"
 
 const usage = (message: string) => new Exit({ code: ExitCode.usage, message })
 
@@ -81,9 +81,6 @@ export const set = Effect.fnUntraced(function*(input: SetInput) {
 // -----------------------------------------------------------------------------
 // ls
 // -----------------------------------------------------------------------------
-
-/** A folder, with or without the `/` at its end; `/` alone is that of all. */
-export const folderOf = (prefix: string): string => prefix.replace(/\/$/, "")
 
 interface LsInput {
   readonly prefix: Option.Option<string>
