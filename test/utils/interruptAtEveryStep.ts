@@ -11,34 +11,40 @@ export interface InterruptAtEveryStep<S, A, E, R, E1, R1, E2, R2> {
   readonly setup: Effect.Effect<S, E1, R1 | Scope.Scope>
   /** The effect to interrupt. It must finish by itself when time passes. */
   readonly run: (setup: S) => Effect.Effect<A, E, R>
-  /** Asserts what must hold however the run ended; `step` is where it was interrupted. */
+  /** Asserts what must hold however the run ended; `step` is where it happened. */
   readonly check: (setup: S, exit: Exit.Exit<A, E>, step: number) => Effect.Effect<unknown, E2, R2>
   /** How far the test clock moves each time nothing else can happen. */
   readonly tick?: Duration.Input
 }
 
-/** Asks at every step of every fiber that runs under it, and makes one yield only where the interruption comes. */
+export interface ActAtEveryStep<S, A, E, R, E1, R1, E2, R2> extends InterruptAtEveryStep<S, A, E, R, E1, R1, E2, R2> {
+  /** What happens at that step, beside the run. */
+  readonly act: (setup: S) => void
+}
+
+/** Asks at every step of every fiber that runs under it, and makes one yield only where it happens. */
 class StepScheduler extends Scheduler.MixedScheduler {
   steps = 0
   /** Whether the turn came before the run had ended. */
   reached = false
   private target: Fiber.Fiber<unknown, unknown> | undefined
+  private act = () => {}
   private last = 0
 
-  interruptAt(step: number, target: Fiber.Fiber<unknown, unknown>): void {
+  actAt(step: number, target: Fiber.Fiber<unknown, unknown>, act: () => void): void {
     this.steps = 0
     this.last = step
     this.target = target
+    this.act = act
   }
 
   override shouldYield(fiber: Fiber.Fiber<unknown, unknown>): boolean {
     this.steps++
     if (this.target !== undefined && this.steps === this.last) {
-      const target = this.target
-      this.reached = target.pollUnsafe() === undefined
+      this.reached = this.target.pollUnsafe() === undefined
       // Both stand still when it comes, as in reality: an interrupt from inside a step would be noticed only after that step, also
       // when it enters an uninterruptible region, whose rest would then not run.
-      queueMicrotask(() => target.interruptUnsafe())
+      queueMicrotask(this.act)
       // Not before the first operation: a fiber that was interrupted before its start would start all the same.
       return fiber.currentOpCount > 1
     }
@@ -53,9 +59,14 @@ const maxTicks = 10_000
 
 /** Lets the clock go on only when no fiber has done anything for a while, so that waiting costs the least virtual time. */
 const drive = Effect.fnUntraced(
-  function*<A, E, R>(effect: Effect.Effect<A, E, R>, scheduler: StepScheduler, tick: Duration.Input, step?: number) {
+  function*<A, E, R>(
+    effect: Effect.Effect<A, E, R>,
+    scheduler: StepScheduler,
+    tick: Duration.Input,
+    at?: { readonly step: number; readonly act: (fiber: Fiber.Fiber<A, E>) => void }
+  ) {
     const fiber = yield* Effect.forkChild(Effect.provideService(effect, Scheduler.Scheduler, scheduler))
-    if (step !== undefined) scheduler.interruptAt(step, fiber)
+    if (at !== undefined) scheduler.actAt(at.step, fiber, () => at.act(fiber))
     for (let ticks = 0; ticks < maxTicks; ticks++) {
       for (let seen = -1, quiet = 0; quiet < 4; quiet = seen === scheduler.steps ? quiet + 1 : 0) {
         seen = scheduler.steps
@@ -65,8 +76,27 @@ const drive = Effect.fnUntraced(
       }
       yield* TestClock.adjust(tick)
     }
-    const what = step === undefined ? "the setup" : `the run that was interrupted at step ${step}`
+    const what = at === undefined ? "the setup" : `the run of step ${at.step}`
     return yield* Effect.die(new Error(`${what} did not end`))
+  }
+)
+
+const atEveryStep = Effect.fnUntraced(
+  function*<S, A, E, R, E1, R1, E2, R2>(
+    options: InterruptAtEveryStep<S, A, E, R, E1, R1, E2, R2>,
+    act: (setup: S, fiber: Fiber.Fiber<A, E>) => void
+  ) {
+    const tick = options.tick ?? "100 millis"
+    for (let step = 1;; step++) {
+      const scheduler = new StepScheduler()
+      yield* Effect.scoped(Effect.gen(function*() {
+        const setup = yield* yield* drive(Scope.provide(options.setup, yield* Effect.scope), scheduler, tick)
+        const at = { step, act: (fiber: Fiber.Fiber<A, E>) => act(setup, fiber) }
+        const exit = yield* drive(options.run(setup), scheduler, tick, at)
+        yield* options.check(setup, exit, step)
+      }))
+      if (!scheduler.reached) return step - 1
+    }
   }
 )
 
@@ -78,17 +108,10 @@ const drive = Effect.fnUntraced(
  *
  * Vary the interleaving by `Effect.provideService(Scheduler.MaxOpsBeforeYield, n)` around it.
  */
-export const interruptAtEveryStep = Effect.fnUntraced(
-  function*<S, A, E, R, E1, R1, E2, R2>(options: InterruptAtEveryStep<S, A, E, R, E1, R1, E2, R2>) {
-    const tick = options.tick ?? "100 millis"
-    for (let step = 1;; step++) {
-      const scheduler = new StepScheduler()
-      yield* Effect.scoped(Effect.gen(function*() {
-        const setup = yield* yield* drive(Scope.provide(options.setup, yield* Effect.scope), scheduler, tick)
-        const exit = yield* drive(options.run(setup), scheduler, tick, step)
-        yield* options.check(setup, exit, step)
-      }))
-      if (!scheduler.reached) return step - 1
-    }
-  }
-)
+export const interruptAtEveryStep = <S, A, E, R, E1, R1, E2, R2>(
+  options: InterruptAtEveryStep<S, A, E, R, E1, R1, E2, R2>
+) => atEveryStep(options, (_, fiber) => fiber.interruptUnsafe())
+
+/** The same with something else that happens there: the run goes on. */
+export const actAtEveryStep = <S, A, E, R, E1, R1, E2, R2>(options: ActAtEveryStep<S, A, E, R, E1, R1, E2, R2>) =>
+  atEveryStep(options, options.act)
