@@ -1,52 +1,24 @@
 import { assert, describe, it } from "@effect/vitest"
-import * as Config from "effect/Config"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
-import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import { Etcd, Operation } from "../src/Etcd.ts"
 import { EtcdConfigProvider } from "../src/EtcdConfigProvider.ts"
-import { layerEtcdPort } from "../src/EtcdLive.ts"
 import { EtcdMemory } from "../src/EtcdMemory.ts"
 import { reloadable } from "../src/Reloadable.ts"
+import { layerMemory, layerServer } from "./contract/layers.ts"
+import { reloadableContract } from "./contract/ReloadableContract.ts"
 import { makeConfigClient } from "./utils/configClient.ts"
-import { type EtcdVersion, TestEtcd } from "./utils/EtcdServer.ts"
 import { interruptAtEveryStep } from "./utils/interruptAtEveryStep.ts"
+import { from, Mailer, makeMailers } from "./utils/mailers.ts"
 
-class Mailer extends Context.Service<Mailer, { readonly from: string }>()("Mailer") {}
-
-/** Says what is built and released. */
-const makeMailers = () => {
-  const log: Array<string> = []
-  const open = new Set<{ readonly from: string }>()
-  const held: { building: Effect.Effect<void> } = { building: Effect.void }
-  const layer = Layer.effect(
-    Mailer,
-    Effect.gen(function*() {
-      const from = yield* Config.String("FROM")
-      yield* Effect.suspend(() => held.building)
-      if (from === "nobody") return yield* Effect.fail("nobody" as const)
-      return yield* Effect.acquireRelease(
-        Effect.sync(() => {
-          log.push(`built ${from}`)
-          const mailer = { from }
-          open.add(mailer)
-          return mailer
-        }),
-        (mailer) =>
-          Effect.sync(() => {
-            log.push(`released ${from}`)
-            open.delete(mailer)
-          })
-      )
-    })
-  )
-  return { log, open, held, layer }
-}
+reloadableContract("layers that follow their configuration, on memory", layerMemory())
+reloadableContract("layers that follow their configuration, on etcd 3.5", layerServer("3.5"))
+reloadableContract("layers that follow their configuration, on etcd 3.4", layerServer("3.4"))
 
 const makeWorld = Effect.gen(function*() {
   const store = yield* EtcdMemory.make()
@@ -61,8 +33,6 @@ const makeWorld = Effect.gen(function*() {
     )
   return { ...client, ...mailers, store, other, make: within(reloadable(mailers.layer)) }
 })
-
-const from = Effect.map(Mailer, (mailer) => mailer.from)
 
 describe("reloadable", () => {
   it.effect("builds the next one when the configuration changes, and then releases the one before", () =>
@@ -262,29 +232,3 @@ describe("reloadable", () => {
       assert.isAbove(steps, 50)
     }))
 })
-
-for (const version of ["3.5", "3.4"] satisfies ReadonlyArray<EtcdVersion>) {
-  describe(`reloadable on etcd ${version}`, () => {
-    it.live("follows what somebody else writes", () =>
-      Effect.gen(function*() {
-        const server = yield* TestEtcd
-        const { layer, log } = makeMailers()
-        yield* server.etcdctl("put", "/config/FROM", "a")
-        const mailer = yield* reloadable(layer).pipe(Effect.provide(EtcdConfigProvider.layer()))
-        yield* server.etcdctl("put", "/config/FROM", "b")
-        yield* Effect.repeat(Effect.delay(mailer.status, "20 millis"), {
-          until: ({ generation }) => generation > 1,
-          times: 500
-        })
-        assert.strictEqual(yield* mailer.use(from), "b")
-        assert.deepStrictEqual(log, ["built a", "built b", "released a"])
-      }).pipe(
-        Effect.scoped,
-        Effect.provide(
-          Layer.unwrap(Effect.map(TestEtcd, (server) => layerEtcdPort({ endpoints: server.endpoint }))).pipe(
-            Layer.provideMerge(TestEtcd.layer(version))
-          )
-        )
-      ), 60_000)
-  })
-}

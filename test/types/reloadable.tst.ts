@@ -8,7 +8,7 @@ import { expectTypeOf } from "vitest"
 import type { InvalidOption } from "../../src/Errors.ts"
 import type { Etcd } from "../../src/Etcd.ts"
 import type { EtcdError } from "../../src/EtcdError.ts"
-import { type Reloadable, reloadable } from "../../src/Reloadable.ts"
+import { type Reloadable, reloadable, type ReloadableStatus } from "../../src/Reloadable.ts"
 
 class Mailer extends Context.Service<Mailer, { readonly from: string }>()("Mailer") {}
 class Other extends Context.Service<Other, { readonly n: number }>()("Other") {}
@@ -29,3 +29,5 @@ expectTypeOf(reloadable(layer)).toEqualTypeOf<
 expectTypeOf(mailer.use(effect)).toEqualTypeOf<Effect.Effect<number, "sad", Other>>()
 expectTypeOf(mailer.layer).toEqualTypeOf<Layer.Layer<Mailer>>()
 expectTypeOf(mailer.reload).toEqualTypeOf<Effect.Effect<void, Config.ConfigError>>()
+expectTypeOf(mailer.context).toEqualTypeOf<Effect.Effect<Context.Context<Mailer>, never, Scope.Scope>>()
+expectTypeOf(mailer.status).toEqualTypeOf<Effect.Effect<ReloadableStatus<Config.ConfigError>>>()

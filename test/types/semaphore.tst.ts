@@ -12,11 +12,13 @@ import {
   type NoPermit,
   type Permit,
   type PermitLost,
+  type ReadWriteEntry,
   type ReadWriteHandle,
   ReadWriteLock,
   type ReadWriteLockHeld,
   type ReadWriteLockLost,
   Semaphore,
+  type SemaphoreEntry,
   type TxnResult
 } from "../../src/index.ts"
 
@@ -41,6 +43,12 @@ expectTypeOf(semaphore.withPermit("s", { permits: 2 })(body)).toEqualTypeOf<
   Effect.Effect<number, MyError | PermitLost | Asked, Database>
 >()
 expectTypeOf(permit.guard(body)).toEqualTypeOf<Effect.Effect<number, MyError | PermitLost, Database>>()
+expectTypeOf(semaphore.entries("s")).toEqualTypeOf<
+  Effect.Effect<ReadonlyArray<SemaphoreEntry>, InvalidKey | EtcdError>
+>()
+expectTypeOf(permit.lost).toEqualTypeOf<Effect.Effect<never, PermitLost>>()
+expectTypeOf(permit.assertHeld).toEqualTypeOf<Effect.Effect<void, PermitLost>>()
+expectTypeOf(permit.release).toEqualTypeOf<Effect.Effect<void, EtcdError>>()
 expectTypeOf(permit.fenced({})).toEqualTypeOf<Effect.Effect<TxnResult, PermitLost | EtcdError>>()
 expectTypeOf(Semaphore.layer()).toEqualTypeOf<Layer.Layer<Semaphore, InvalidOption, Etcd>>()
 
@@ -48,8 +56,22 @@ expectTypeOf(rw.readLock("s")).toEqualTypeOf<Effect.Effect<ReadWriteHandle, Aske
 expectTypeOf(rw.tryWriteLock("s")).toEqualTypeOf<
   Effect.Effect<ReadWriteHandle, ReadWriteLockHeld | Asked, Scope.Scope>
 >()
+expectTypeOf(rw.writeLock("s")).toEqualTypeOf<Effect.Effect<ReadWriteHandle, Asked, Scope.Scope>>()
+expectTypeOf(rw.tryReadLock("s")).toEqualTypeOf<
+  Effect.Effect<ReadWriteHandle, ReadWriteLockHeld | Asked, Scope.Scope>
+>()
+expectTypeOf(rw.entries("s")).toEqualTypeOf<
+  Effect.Effect<ReadonlyArray<ReadWriteEntry>, InvalidKey | EtcdError>
+>()
+expectTypeOf(rw.withReadLock("s")(body)).toEqualTypeOf<
+  Effect.Effect<number, MyError | ReadWriteLockLost | Asked, Database>
+>()
 expectTypeOf(rw.withWriteLock("s")(body)).toEqualTypeOf<
   Effect.Effect<number, MyError | ReadWriteLockLost | Asked, Database>
 >()
 expectTypeOf(handle.lost).toEqualTypeOf<Effect.Effect<never, ReadWriteLockLost>>()
+expectTypeOf(handle.assertHeld).toEqualTypeOf<Effect.Effect<void, ReadWriteLockLost>>()
+expectTypeOf(handle.guard(body)).toEqualTypeOf<Effect.Effect<number, MyError | ReadWriteLockLost, Database>>()
+expectTypeOf(handle.fenced({})).toEqualTypeOf<Effect.Effect<TxnResult, ReadWriteLockLost | EtcdError>>()
+expectTypeOf(handle.release).toEqualTypeOf<Effect.Effect<void, EtcdError>>()
 expectTypeOf(ReadWriteLock.layer()).toEqualTypeOf<Layer.Layer<ReadWriteLock, InvalidOption, Etcd>>()
