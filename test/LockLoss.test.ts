@@ -1,15 +1,17 @@
 /** What is known of a loss is known to everybody at once, and a release does not hide it. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
+import { EtcdError } from "../src/EtcdError.ts"
 import type { LockLost } from "../src/Lock.ts"
 import { skewedClock } from "./utils/skewedClock.ts"
-import { failure, settle } from "./utils/virtual.ts"
+import { failure, settle, within } from "./utils/virtual.ts"
 import { makeWorld } from "./utils/world.ts"
 
 const ttl = "10 seconds"
@@ -71,6 +73,35 @@ describe("a process that was stopped for longer than its lease", () => {
       ).pipe(Effect.provideService(Clock.Clock, clock.clock), Effect.exit)
       assert.strictEqual((failure(exit) as LockLost | undefined)?.why, "Expired")
     }))
+
+  for (const state of ["answers", "is cut off"] as const) {
+    it.effect(`as its machine was suspended, and unlocks while etcd ${state}, asks first`, () =>
+      Effect.gen(function*() {
+        const world = yield* makeWorld
+        const { link, lock } = yield* world.client
+        const clock = yield* skewedClock
+        const unlocked = yield* Deferred.make<Exit.Exit<void, EtcdError>>()
+        const holding = yield* Effect.forkChild(
+          lock.withLock("job", { ttl: "60 seconds" })((handle) =>
+            Effect.gen(function*() {
+              const [entry] = yield* lock.waiters("job")
+              // For etcd the time has passed.
+              yield* world.operator.leaseRevoke(entry?.leaseId ?? 0n)
+              clock.suspend(Duration.seconds(120))
+              if (state === "is cut off") yield* link.partition
+              yield* Deferred.succeed(unlocked, yield* Effect.exit(handle.unlock))
+            })
+          ).pipe(Effect.provideService(Clock.Clock, clock.clock))
+        )
+        if (state === "is cut off") {
+          // A request timeout for the question, and one for the release.
+          assert.instanceOf(failure(yield* within("10 seconds", Deferred.await(unlocked))), EtcdError)
+          return
+        }
+        const exit = yield* within(0, Fiber.await(holding))
+        assert.strictEqual((failure(exit) as LockLost | undefined)?.why, "Revoked")
+      }))
+  }
 
   it.effect("and then closes the scope of its lock: what is guarded by it elsewhere is told, too", () =>
     Effect.gen(function*() {

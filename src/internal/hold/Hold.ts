@@ -111,10 +111,15 @@ export const makeHolds = (
     const retire = () => {
       released ||= slot.lossUnsafe() === undefined
     }
-    const remove = Effect.suspend(() => {
+    const giveBack = Effect.suspend(() => {
       retire()
       return slot.release
     })
+    const remove = Effect.suspend(() =>
+      released || !slot.session.suspectedUnsafe()
+        ? giveBack
+        : Effect.andThen(Effect.timeoutOption(slot.loss, etcd.settings.timeout), giveBack)
+    )
     return {
       entryKey: slot.key,
       ttl: Effect.map(assertHeld, slot.session.ttlUnsafe),

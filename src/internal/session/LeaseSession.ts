@@ -22,6 +22,8 @@ export interface LeaseSession {
   readonly lost: Effect.Effect<never, SessionLost>
   /** Succeeds while the lease is held; asks the server first where the machine seems to have been suspended. */
   readonly check: Effect.Effect<void, SessionLost>
+  /** The machine seems to have been suspended: `check` would ask. */
+  readonly suspectedUnsafe: () => boolean
   /** The server said that the lease does not exist. */
   readonly revoked: () => void
   /**
@@ -187,6 +189,7 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     lossUnsafe: life.lossUnsafe,
     lost: life.lost,
     check,
+    suspectedUnsafe: life.suspectedUnsafe,
     revoked: () => life.lose("Revoked"),
     distrust: (key) => {
       distrusted.add(key)
