@@ -595,6 +595,19 @@ describe("SharedWatch, failing", () => {
       const late = yield* Effect.flip(Stream.runDrain(shared.changes(range)))
       assert.strictEqual(late.reason._tag, "Closed")
     }))
+
+  it.effect("closing the layer amid the first listing does the same", () =>
+    Effect.gen(function*() {
+      const { link, port } = yield* makeSetup
+      const scope = yield* Scope.make()
+      const shared = yield* Scope.provide(makeSharedWatch(port.etcd), scope)
+      yield* link.partition
+      const consumers = [yield* consume(shared.changes(range)), yield* consume(shared.snapshots(range))] as const
+      yield* eventually(() => port.ranges() === 1)
+      yield* Scope.close(scope, Exit.void)
+      yield* eventually(() => consumers.every((consumer) => consumer.exit() !== undefined))
+      for (const consumer of consumers) assert.strictEqual(consumer.error()?.reason._tag, "Closed")
+    }))
 })
 
 describe("SharedWatch, lifetime", () => {

@@ -66,7 +66,12 @@ export const makeSharedWatch = Effect.fnUntraced(function*(etcd: Etcd["Service"]
   yield* Effect.addFinalizer(() => Effect.sync(() => closed = true))
 
   const acquire = (range: KeyRange): Effect.Effect<Hub, EtcdError, Scope.Scope> =>
-    Effect.suspend(() => closed ? Effect.fail(closedError) : RcMap.get(hubs, normalize(range)))
+    Effect.suspend(() =>
+      closed ? Effect.fail(closedError) : Effect.catchCause(RcMap.get(hubs, normalize(range)), ended)
+    )
+  // The layer has closed amid the first listing. Who was interrupted himself does not come here.
+  const ended = (cause: Cause.Cause<EtcdError>) =>
+    closed && Cause.hasInterrupts(cause) ? Effect.fail(closedError) : Effect.failCause(cause)
 
   // One layer and few closures, as there may be thousands.
   const changesOfHub = (range: KeyRange): Stream.Stream<ReadonlyArray<Change>, EtcdError> =>
