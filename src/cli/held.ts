@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import { type Child, spawn } from "./Child.ts"
 import { Connection } from "./Connection.ts"
-import { asRunner, Exit, ExitCode, silently } from "./Exit.ts"
+import { asRunner, complain, Exit, ExitCode, silently } from "./Exit.ts"
 import { live } from "./services.ts"
 
 /** Why something is held no more. */
@@ -43,11 +43,10 @@ export interface RunOptions {
   readonly what: string
 }
 
-/** How the command ended: by itself, or because what it ran under was lost, or was about to be. */
-export type Outcome = { readonly _tag: "Ended"; readonly code: number } | {
-  readonly _tag: "Lost"
-  readonly why: string
-}
+/** How the command ended: by itself, or because what it ran under was lost, or was about to be, which has been said then. */
+export type Outcome = { readonly _tag: "Ended"; readonly code: number } | { readonly _tag: "Lost" }
+
+const lost: Outcome = { _tag: "Lost" }
 
 interface Stop {
   readonly why: string
@@ -75,7 +74,7 @@ const silence = <L extends Loss>(held: Held<L>, child: Child, { grace, what }: R
       const spare = left - Duration.toMillis(grace)
       if (spare <= 0) {
         return {
-          why: `etcd has not renewed ${what} for too long: it is about to be lost`,
+          why: `etcd has not renewed ${what} for too long, and it is about to be lost`,
           grace: Duration.millis(left)
         }
       }
@@ -96,12 +95,17 @@ const stopOf = <L extends Loss>(held: Held<L>, child: Child, options: RunOptions
 export const runWhile = <L extends Loss>(held: Held<L>, options: RunOptions): Effect.Effect<Outcome, Exit> =>
   Effect.scoped(Effect.gen(function*() {
     const before = yield* Effect.result(held.remaining)
-    if (before._tag === "Failure") return { _tag: "Lost", why: before.failure.message } as const
+    if (before._tag === "Failure") {
+      complain(`${before.failure.message}: the command was not started`)
+      return lost
+    }
     const child = yield* spawn(options)
     const first = yield* Effect.raceFirst(child.ended, stopOf(held, child, options))
     if (typeof first === "number") return { _tag: "Ended", code: first } as const
+    // Not at the end, which may have to wait for an etcd that does not answer.
+    complain(`${first.why}: stopping the command`)
     yield* child.terminate(first.grace)
-    return { _tag: "Lost", why: first.why } as const
+    return lost
   }))
 
 /** At the least two thirds of the TTL are left when an outage begins: who stops half of it before the end bridges a sixth. */
@@ -167,7 +171,5 @@ export const runHeld = <L extends Loss, E, E2, R, R2>(input: LineInput, line: Li
     const held = yield* take(input, line)
     const env = yield* envOf(line.key, held)
     const outcome = yield* runWhile(held, { ...input, env, grace, what: line.what })
-    return yield* outcome._tag === "Ended"
-      ? silently(outcome.code)
-      : new Exit({ code: ExitCode.lost, message: `${outcome.why}; the command was stopped` })
+    return yield* silently(outcome._tag === "Ended" ? outcome.code : ExitCode.lost)
   }).pipe(Effect.scoped, Effect.provide(live), asRunner)

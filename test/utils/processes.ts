@@ -12,7 +12,10 @@ export interface Running {
   readonly line: (text: string) => Effect.Effect<string, ProcessEnded>
   /** All of standard output up to now. */
   readonly lines: Effect.Effect<ReadonlyArray<string>>
+  /** All of standard error up to now. */
+  readonly errors: Effect.Effect<string>
   readonly kill: (signal: NodeJS.Signals) => Effect.Effect<void>
+  /** Its exit code, when it has ended and so has everything that writes to where it writes. */
   readonly ended: Effect.Effect<number | undefined>
 }
 
@@ -63,6 +66,7 @@ export const run = (
             return Effect.sync(() => child.stdout.off("data", look))
           }),
         lines: Effect.sync(() => state.output.split("\n").slice(0, -1)),
+        errors: Effect.sync(() => state.errors),
         kill: (signal) => Effect.sync(() => void child.kill(signal)),
         ended
       }

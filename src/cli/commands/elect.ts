@@ -5,7 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
 import { Election } from "../../Election.ts"
 import { isTransient } from "../../internal/session/Patience.ts"
-import { asRunner, complain, silently } from "../Exit.ts"
+import { asRunner, silently } from "../Exit.ts"
 import { envOf, graceOf, type HeldInput, runWhile } from "../held.ts"
 import { live } from "../services.ts"
 
@@ -31,12 +31,6 @@ export const elect = Effect.fnUntraced(
       return yield* runWhile(leadership, { ...input, env, grace, what })
     }))
     const ended = yield* term.pipe(
-      Effect.tap((outcome) => {
-        if (outcome._tag === "Lost") {
-          complain(`${outcome.why}; the command was stopped, and runs again when it leads again`)
-        }
-        return Effect.void
-      }),
       Effect.repeat({ schedule: pause, while: ({ _tag }) => _tag === "Lost" })
     )
     if (ended._tag === "Ended") return yield* silently(ended.code)
