@@ -9,6 +9,7 @@ import { monitorEventLoopDelay } from "node:perf_hooks"
 import { churn } from "./grpc/churn.ts"
 import { discovery } from "./grpc/discovery.ts"
 import { faults } from "./grpc/faults.ts"
+import { rolling } from "./grpc/rolling.ts"
 import { openAndClose, throughput } from "./grpc/throughput.ts"
 import { makeWorld } from "./grpc/world.ts"
 
@@ -28,7 +29,7 @@ const program = Effect.gen(function*() {
   const stalls: Record<string, number> = {}
   const delay = monitorEventLoopDelay({ resolution: 5 })
   delay.enable()
-  const parts = { discovery, faults, throughput, churn, openAndClose }
+  const parts = { discovery, rolling, faults, throughput, churn, openAndClose }
   for (const [name, part] of Object.entries(parts)) {
     if (only.length > 0 && !only.includes(name)) continue
     delay.reset()

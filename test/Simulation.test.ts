@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { randomInt } from "node:crypto"
 import { corpus, replayEntry } from "./sim/corpus.ts"
 import { jepsen } from "./sim/jepsen.ts"
+import { jobsOf, makeProgress } from "./sim/jobs.ts"
 import { runSeed } from "./sim/Scenario.ts"
 import { scenarioOf, scenarios } from "./sim/scenarios/index.ts"
 import { variants } from "./sim/variants/index.ts"
@@ -36,6 +37,23 @@ describe("simulation", () => {
         assert.isAbove(once.trace.length, 0)
       }
     }
+  })
+
+  it("a long run that was stopped goes on where it was, and leaves no seed out", () => {
+    const jobs = () => jobsOf(["locks", "config", "registry"], 1000, 2000)
+    const all = [...jobs()]
+    const progress = makeProgress(0)
+    const begun = progress.left(jobs())
+    const [a, b, c, d] = [begun.next(), begun.next(), begun.next(), begun.next()].map(({ value }) => value)
+    assert.strictEqual(progress.done(b), 0)
+    assert.strictEqual(progress.done(a), 200)
+    const skip = progress.done(d)
+    assert.strictEqual(skip, 200)
+    assert.deepStrictEqual([...makeProgress(skip).left(jobs())], [c, d, ...all.slice(4)])
+    // Within a job: all of it.
+    assert.deepStrictEqual([...makeProgress(skip + 50).left(jobs())], all.slice(2))
+    assert.strictEqual(new Set(all.map(({ from, scenario }) => `${scenario} ${from}`)).size, all.length)
+    assert.isAtLeast(all.reduce((sum, { count }) => sum + count, 0), 2000)
   })
 
   it("processes that stand still lose updates under a lock alone, and none with fenced", () => {

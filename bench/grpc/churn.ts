@@ -22,7 +22,7 @@ export const churn = Effect.fnUntraced(function*(world: World, quick: boolean) {
   yield* Effect.sleep("8 seconds")
 
   let first = 0
-  const seconds = quick ? 5 : 15
+  const seconds = 5
   const phase = Effect.fnUntraced(function*(changing: boolean) {
     const from = performance.now()
     const cpu = process.cpuUsage()
@@ -42,9 +42,13 @@ export const churn = Effect.fnUntraced(function*(world: World, quick: boolean) {
   })
   const quiet: Array<Effect.Success<ReturnType<typeof phase>>> = []
   const changing: Array<Effect.Success<ReturnType<typeof phase>>> = []
-  for (let index = 0; index < 3; index++) {
-    quiet.push(yield* phase(false))
-    changing.push(yield* phase(true))
+  const ratios: Array<number> = []
+  for (let index = 0; index < (quick ? 3 : 9); index++) {
+    // Neighbours: whatever else the machine does is likely to be done in both.
+    const pair = [yield* phase(false), yield* phase(true)] as const
+    quiet.push(pair[0])
+    changing.push(pair[1])
+    ratios.push(pair[1].p99 / pair[0].p99)
   }
   const p99 = [median(quiet.map(({ p99 }) => p99)), median(changing.map(({ p99 }) => p99))] as const
   // Ten times a second one goes and one comes, which are two lists.
@@ -54,9 +58,9 @@ export const churn = Effect.fnUntraced(function*(world: World, quick: boolean) {
   return [
     {
       what: "1,000 instances, 10 replaced a second: p99 of calls",
-      measured: `${p99[1].toFixed(1)} against ${p99[0].toFixed(1)} ms (${(p99[1] / p99[0]).toFixed(2)})`,
+      measured: `${p99[1].toFixed(1)} against ${p99[0].toFixed(1)} ms, ${median(ratios).toFixed(2)} in the median pair`,
       bar: "<= 2 x",
-      met: p99[1] <= 2 * p99[0]
+      met: median(ratios) <= 2
     },
     {
       what: "... processor time for each update, all included",

@@ -3,6 +3,7 @@
  *
  *     --seeds N        how many fresh schedules (1000)
  *     --base B         the first seed; a random one unless said otherwise
+ *     --skip N         without the first N of them: goes on with a run that was stopped, or plays a part of a long one
  *     --scenario S     only this scenario, instead of all in turn
  *     --seed X         this one schedule (of --scenario), with its trace
  *     --drop a,b       with --seed: without these parts of its plan
@@ -16,17 +17,19 @@ import { randomInt } from "node:crypto"
 import { fileURLToPath } from "node:url"
 import { parseArgs } from "node:util"
 import { jepsenRuns, type Lost } from "./jepsen.ts"
+import { jobsOf, makeProgress } from "./jobs.ts"
 import { minimise, without } from "./minimise.ts"
 import { runJobs } from "./pool.ts"
 import { planOf, runPlan } from "./Scenario.ts"
 import { scenarioOf, scenarios } from "./scenarios/index.ts"
 import { variants } from "./variants/index.ts"
-import type { Failure, Job } from "./worker.ts"
+import type { Failure } from "./worker.ts"
 
 const { values: options } = parseArgs({
   options: {
     seeds: { type: "string", default: "1000" },
     base: { type: "string" },
+    skip: { type: "string", default: "0" },
     scenario: { type: "string" },
     seed: { type: "string" },
     drop: { type: "string", default: "" },
@@ -40,20 +43,10 @@ const { values: options } = parseArgs({
 
 const say = (line: string): void => void process.stdout.write(`${line}\n`)
 
-/** Small enough that the workers end together, big enough that nobody waits for a message. */
-const jobSize = 100
-
-const jobsOf = function*(names: ReadonlyArray<string>, from: number, count: number, rest: Partial<Job>) {
-  const share = Math.ceil(count / names.length)
-  for (let start = 0; start < share; start += jobSize) {
-    for (const scenario of names) {
-      yield { scenario, from: from + start, count: Math.min(jobSize, share - start), ...rest } satisfies Job
-    }
-  }
-}
-
 const names = options.scenario === undefined ? scenarios.map(({ name }) => name) : [options.scenario]
 const seeds = Number(options.seeds)
+const skip = Number(options.skip)
+if (skip > 0 && options.base === undefined) throw new Error("--skip is of a run that --base says")
 const base = options.base === undefined ? randomInt(2 ** 47) : Number(options.base)
 const variantOf = (name: string | undefined) => variants.find((variant) => variant.name === name)
 
@@ -85,12 +78,14 @@ const search = async (): Promise<boolean> => {
   let runs = 0
   let told = 0
   const failures: Array<Failure> = []
-  await runJobs(jobsOf(names, base, seeds, { variant: options.variant }), (report) => {
+  const progress = makeProgress(skip)
+  await runJobs(progress.left(jobsOf(names, base, seeds, { variant: options.variant })), (report) => {
     runs += report.runs
     failures.push(...report.failures)
-    if (Math.floor(runs / 50_000) > told) {
-      told = Math.floor(runs / 50_000)
-      say(`${runs} played, ${failures.length} failed`)
+    const played = progress.done(report.job)
+    if (Math.floor(runs / 10_000) > told) {
+      told = Math.floor(runs / 10_000)
+      say(`${runs} played, ${failures.length} failed; the rest: --seeds ${seeds} --base ${base} --skip ${played}`)
     }
     return failures.length < 50
   })
