@@ -3,16 +3,15 @@ import * as Effect from "effect/Effect"
 import * as Fs from "node:fs"
 import * as Os from "node:os"
 import * as Path from "node:path"
+import { vi } from "vitest"
 import { coord as command, coordBin, coordEnv } from "../utils/command.ts"
 import { TestEtcd } from "../utils/EtcdServer.ts"
 import { run } from "../utils/processes.ts"
-
-type Options = Parameters<typeof command>[2]
-
-const coord = (args: ReadonlyArray<string>, options?: Options) =>
-  Effect.flatMap(TestEtcd, ({ endpoint }) => command(endpoint, ["config", ...args], options))
+import { coord, patience } from "./configSupport.ts"
 
 const bytes = Buffer.from([0, 255, 10, 27, 91, 51, 49, 109, 128])
+
+vi.setConfig({ testTimeout: patience })
 
 layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })("coord config", (it) => {
   it.effect("what is set is got: as an object in a pipe, as it is on a terminal, as bytes with --value", () =>

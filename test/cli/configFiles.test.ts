@@ -1,30 +1,17 @@
 import { assert, it, layer } from "@effect/vitest"
-import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
 import * as FastCheck from "fast-check"
 import * as Fs from "node:fs"
-import * as Os from "node:os"
 import * as Path from "node:path"
+import { vi } from "vitest"
 import { apply, differences } from "../../src/cli/commands/config/changes.ts"
 import { Output } from "../../src/cli/Output.ts"
 import { ConfigCenter, RawBytes } from "../../src/ConfigCenter.ts"
 import { ConfigChange } from "../../src/ConfigChange.ts"
-import { layerEtcdPort } from "../../src/EtcdLive.ts"
 import { EtcdMemory } from "../../src/EtcdMemory.ts"
 import { keyRule } from "../../src/internal/validate.ts"
-import { coord as command } from "../utils/command.ts"
 import { TestEtcd } from "../utils/EtcdServer.ts"
-
-type Options = Parameters<typeof command>[2]
-
-const coord = (args: ReadonlyArray<string>, options?: Options) =>
-  Effect.flatMap(TestEtcd, ({ endpoint }) => command(endpoint, ["config", ...args], options))
-
-const folder = Effect.acquireRelease(
-  Effect.sync(() => Fs.mkdtempSync(Path.join(Os.tmpdir(), "effect-coord-cli-"))),
-  (path) => Effect.sync(() => Fs.rmSync(path, { recursive: true, force: true }))
-)
+import { connect, coord, folder, patience } from "./configSupport.ts"
 
 const write = (dir: string, files: Record<string, string | Uint8Array>) => {
   for (const [name, content] of Object.entries(files)) {
@@ -40,13 +27,6 @@ const tree = (dir: string): Record<string, string> =>
       return [Path.relative(dir, path), Fs.readFileSync(path).toString("base64")] as const
     }).sort(([a], [b]) => a < b ? -1 : 1)
   )
-
-/** Another client, in this process. */
-const connect = Effect.flatMap(TestEtcd, ({ endpoint }) =>
-  Effect.map(
-    Layer.build(ConfigCenter.layer().pipe(Layer.provide(layerEtcdPort({ endpoints: endpoint })))),
-    (context) => Context.get(context, ConfigCenter)
-  ))
 
 const silent: Output["Service"] = {
   json: true,
@@ -88,6 +68,8 @@ const oddValues = FastCheck.uniqueArray(
   { minLength: 40, maxLength: 60, selector: ([key]) => key }
 )
 
+vi.setConfig({ testTimeout: patience })
+
 layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })(
   "coord config export and import",
   (it) => {
@@ -119,7 +101,7 @@ layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })(
           assert.deepStrictEqual(tree(second), tree(first))
           assert.strictEqual((yield* coord(["diff", second, "--prefix", from])).code, 0)
         }
-      }), 120_000)
+      }))
 
     it.effect("a dry run shows what an import would write, and writes nothing; the import writes only that", () =>
       Effect.gen(function*() {

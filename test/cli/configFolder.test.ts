@@ -2,15 +2,10 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as FastCheck from "fast-check"
 import * as Fs from "node:fs"
-import * as Os from "node:os"
 import * as Path from "node:path"
 import { readFolder, writeFolder } from "../../src/cli/commands/config/folder.ts"
 import { keyRule } from "../../src/internal/validate.ts"
-
-const folder = Effect.acquireRelease(
-  Effect.sync(() => Fs.mkdtempSync(Path.join(Os.tmpdir(), "effect-coord-cli-"))),
-  (path) => Effect.sync(() => Fs.rmSync(path, { recursive: true, force: true }))
-)
+import { folder } from "./configSupport.ts"
 
 const segment = FastCheck.oneof(
   FastCheck.constantFrom(

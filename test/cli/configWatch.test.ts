@@ -1,12 +1,13 @@
 import { assert, layer } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fs from "node:fs"
-import * as Os from "node:os"
 import * as Path from "node:path"
+import { vi } from "vitest"
 import { coord as command, coordBin, coordEnv } from "../utils/command.ts"
 import { makeEtcdServer, TestEtcd } from "../utils/EtcdServer.ts"
 import { run, type Running } from "../utils/processes.ts"
 import { makeProxy } from "../utils/Proxy.ts"
+import { folder, patience } from "./configSupport.ts"
 
 const watch = (endpoint: string, ...args: ReadonlyArray<string>) =>
   run(process.execPath, [coordBin, "config", "watch", ...args], coordEnv({ ETCD_ENDPOINTS: endpoint }))
@@ -22,10 +23,7 @@ const watchErrors = (endpoint: string, ...args: ReadonlyArray<string>) =>
 const events = (watching: Running) =>
   Effect.map(watching.lines, (lines) => lines.map((line) => JSON.parse(line) as Record<string, unknown>))
 
-const folder = Effect.acquireRelease(
-  Effect.sync(() => Fs.mkdtempSync(Path.join(Os.tmpdir(), "effect-coord-cli-"))),
-  (path) => Effect.sync(() => Fs.rmSync(path, { recursive: true, force: true }))
-)
+vi.setConfig({ testTimeout: patience })
 
 layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })("coord config watch", (it) => {
   it.effect("shows what there is, then each change, and Ctrl-C ends it with 130", () =>

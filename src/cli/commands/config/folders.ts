@@ -11,7 +11,7 @@ import { Output, printable } from "../../Output.ts"
 import { live } from "../../services.ts"
 import { apply, differences, show } from "./changes.ts"
 import { readFolder, writeFolder } from "./folder.ts"
-import { folderOf } from "./text.ts"
+import { folderOf, many } from "./text.ts"
 
 interface Place {
   readonly dir: string
@@ -23,8 +23,6 @@ const below = ({ prefix }: Place) => {
   const folder = folderOf(Option.getOrElse(prefix, () => ""))
   return { folder, start: folder === "" ? "" : `${folder}/` }
 }
-
-const many = (count: number, what: string): string => `${count} ${what}${count === 1 ? "" : "s"}`
 
 // -----------------------------------------------------------------------------
 // export

@@ -3,7 +3,7 @@
  */
 import * as Option from "effect/Option"
 import { printable } from "../../Output.ts"
-import { paint, textOf } from "./text.ts"
+import { many, paint, textOf } from "./text.ts"
 
 interface Line {
   readonly sign: " " | "+" | "-"
@@ -71,7 +71,7 @@ export const showDifference = (
   }
   const one = (sign: "+" | "-", bytes: Uint8Array): ReadonlyArray<Line> =>
     Option.match(textOf(bytes), {
-      onNone: () => [{ sign, text: `(${bytes.length} bytes that are no text)` }],
+      onNone: () => [{ sign, text: `(${many(bytes.length, "byte")}, no text)` }],
       onSome: (text) => text.split("\n").map((text) => ({ sign, text }))
     })
   if (before === undefined) return after === undefined ? [] : one("+", after).map(draw)

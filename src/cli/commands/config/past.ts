@@ -7,7 +7,7 @@ import * as Stream from "effect/Stream"
 import { ConfigCenter, type ConfigHistory, RawBytes } from "../../../ConfigCenter.ts"
 import { ConfigNotFound } from "../../../ConfigError.ts"
 import { Compacted, EtcdError } from "../../../EtcdError.ts"
-import { ExitCode, silently } from "../../Exit.ts"
+import { Exit, ExitCode, silently } from "../../Exit.ts"
 import { type Column, type Json, Output, printable } from "../../Output.ts"
 import { live } from "../../services.ts"
 import { showDifference } from "./lines.ts"
@@ -17,6 +17,12 @@ type Told = ConfigHistory<Uint8Array>
 type Value = Extract<Told, { readonly _tag: "Put" }>
 
 const isValue = (told: Told): told is Value => told._tag === "Put"
+
+/** etcd refuses to be asked for what is not yet. */
+const unlessFuture = (version: bigint) => (error: EtcdError): EtcdError | Exit =>
+  error.reason._tag === "InvalidArgument" && error.reason.detail.includes("future revision")
+    ? new Exit({ code: ExitCode.no, message: `there is no version ${version} yet` })
+    : error
 
 // -----------------------------------------------------------------------------
 // history
@@ -56,10 +62,18 @@ const ending = (last: Told | undefined): string => {
   }
 }
 
+/** Where to look for what a key had that is not there any more. */
+const notNow = ({ message }: ConfigNotFound): Exit =>
+  new Exit({ code: ExitCode.no, message: `${message} (--before VERSION shows what it had before it was deleted)` })
+
 export const history = Effect.fnUntraced(function*({ before, key, limit, values }: HistoryInput) {
   const output = yield* Output
   const config = yield* ConfigCenter
   const past = config.history(key, RawBytes, { before: Option.getOrUndefined(before) }).pipe(
+    Stream.mapError((error) => {
+      if (error._tag === "EtcdError") return unlessFuture(Option.getOrElse(before, () => 0n))(error)
+      return error._tag === "ConfigNotFound" && Option.isNone(before) ? notNow(error) : error
+    }),
     // One more, to know whether there is more.
     Stream.take(limit + 1)
   )
@@ -93,7 +107,9 @@ interface RollbackInput {
 export const rollback = Effect.fnUntraced(function*({ ifVersion, key, to }: RollbackInput) {
   const output = yield* Output
   const config = yield* ConfigCenter
-  const version = yield* config.rollback(key, to, { expected: Option.getOrUndefined(ifVersion) })
+  const version = yield* config.rollback(key, to, { expected: Option.getOrUndefined(ifVersion) }).pipe(
+    Effect.catchTag("EtcdError", (error) => Effect.fail(unlessFuture(to)(error)))
+  )
   yield* output.json ? output.object({ key, version }) : output.text(`version ${version}\n`)
 }, Effect.provide(live))
 
@@ -104,7 +120,9 @@ export const rollback = Effect.fnUntraced(function*({ ifVersion, key, to }: Roll
 /** What the key had as of a version. */
 const valueAt = Effect.fnUntraced(function*(key: string, version: bigint) {
   const config = yield* ConfigCenter
-  const told = yield* Stream.runHead(config.history(key, RawBytes, { before: version + 1n }))
+  const told = yield* Stream.runHead(config.history(key, RawBytes, { before: version + 1n })).pipe(
+    Effect.catchTag("EtcdError", (error) => Effect.fail(unlessFuture(version)(error)))
+  )
   if (Option.isNone(told)) return yield* new ConfigNotFound({ key, at: version })
   if (told.value._tag === "Put") return told.value
   return yield* new EtcdError({ operation: "range", key, reason: new Compacted({ compactRevision: 0n }) })

@@ -34,7 +34,7 @@ const widest = 100
 export const brief = (bytes: Uint8Array): string => {
   const line = Option.match(textOf(bytes), { onNone: () => shownBytes(bytes), onSome: printable })
   const chars = Array.from(line)
-  return chars.length <= widest ? line : `${chars.slice(0, widest).join("")}… (${bytes.length} bytes)`
+  return chars.length <= widest ? line : `${chars.slice(0, widest).join("")}… (${many(bytes.length, "byte")})`
 }
 
 /** A folder, with or without the `/` at its end; `/` alone is that of all. */
@@ -44,3 +44,5 @@ const codes = { red: 31, green: 32, yellow: 33, dim: 2 }
 
 export const paint = (color: boolean, paint: keyof typeof codes, text: string): string =>
   color ? `\u001b[${codes[paint]}m${text}\u001b[0m` : text
+
+export const many = (count: number, what: string): string => `${count} ${what}${count === 1 ? "" : "s"}`

@@ -119,14 +119,32 @@ interface RmInput {
   readonly ifVersion: Option.Option<bigint>
 }
 
-export const rm = Effect.fnUntraced(function*({ ifVersion, key }: RmInput) {
+const retries = 10
+
+/** Its last version, and that of the deletion. */
+const removed = Effect.fnUntraced(function*({ ifVersion, key }: RmInput) {
   const config = yield* ConfigCenter
-  if (Option.isNone(ifVersion)) return yield* config.delete(key)
-  const expected = ifVersion.value
-  // `0` would be kept by a key that is not there, and delete nothing.
-  if (expected === 0n) return yield* usage("--if-version 0 is a key that does not exist: there is nothing to delete")
-  return yield* config.transact([ConfigChange.delete(key, { expected })]).pipe(
-    Effect.mapError((error) => error._tag === "TransactionConflict" ? error.conflicts[0] : error),
-    Effect.asVoid
+  const remove = (expected: bigint) =>
+    config.transact([ConfigChange.delete(key, { expected })]).pipe(
+      Effect.map((version) => ({ previous: expected, version })),
+      Effect.mapError((error) => error._tag === "TransactionConflict" ? error.conflicts[0] : error)
+    )
+  if (Option.isSome(ifVersion)) {
+    // `0` would be kept by a key that is not there, and delete nothing.
+    return yield* ifVersion.value === 0n
+      ? usage("--if-version 0 is a key that does not exist: there is nothing to delete")
+      : remove(ifVersion.value)
+  }
+  // Who has deleted it has to know which version to bring back.
+  return yield* Effect.flatMap(config.getVersioned(key, RawBytes), ({ version }) => remove(version)).pipe(
+    Effect.retry({ times: retries, while: ({ _tag }) => _tag === "VersionConflict" })
   )
+})
+
+export const rm = Effect.fnUntraced(function*(input: RmInput) {
+  const output = yield* Output
+  const { previous, version } = yield* removed(input)
+  yield* output.json
+    ? output.object({ key: input.key, previous, version })
+    : output.text(`deleted; \`coord config rollback ${printable(input.key)} --to ${previous}\` brings it back\n`)
 }, Effect.provide(live))
