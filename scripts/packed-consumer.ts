@@ -1,13 +1,16 @@
 /**
  * What somebody who installs the package gets: packs it, installs the tarball with its peers into an empty project, and
  * there imports every public name, compiles with `skipLibCheck: false`, and compiles and runs the quick start; then does the same for
- * the unstable entry points, and for `effect-coord/connect` with the peers that only it needs.
+ * the unstable entry points, and for `effect-coord/connect` with the peers that only it needs. The `coord` command runs there too.
  */
+import * as Effect from "effect/Effect"
 import * as assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import * as Fs from "node:fs"
 import * as Os from "node:os"
 import * as Path from "node:path"
+import { makeEtcdServer } from "../test/utils/EtcdServer.ts"
+import { findAnyEtcd } from "./etcd.ts"
 
 const root = Path.join(import.meta.dirname, "..")
 const project = Fs.mkdtempSync(Path.join(Os.tmpdir(), "effect-coord-consumer-"))
@@ -66,7 +69,8 @@ for (
     "dist/KeyValueStore.js",
     "dist/KeyValueStore.d.ts",
     "dist/Connect.js",
-    "dist/Connect.d.ts"
+    "dist/Connect.d.ts",
+    "dist/cli/bin.js"
   ]
 ) {
   assert.ok(files.has(file), `${file} is not in the tarball`)
@@ -77,6 +81,8 @@ for (const file of files) {
     assert.ok(files.has(file.replace(/^src(.*)\.ts$/, "dist$1.js")), `${file} has not been built`)
   }
 }
+const bin = tarball.files.find((file: { readonly path: string }) => file.path === "dist/cli/bin.js")
+assert.equal(bin.mode & 0o111, 0o111, "the coord command is not executable")
 say(`${files.size} files, ${Math.round(tarball.size / 1024)} KiB packed`)
 
 // Its consumer, with the versions that are developed against.
@@ -90,6 +96,24 @@ run("npm", ["install", "--no-audit", "--no-fund", "--prefer-offline", tarball.fi
 const problems = run("npm", ["ls", "--all", "--json"])
 assert.equal(JSON.parse(problems).problems, undefined, problems)
 say("installs with its peers, and nothing is missing or invalid")
+
+// The command, as somebody would try it.
+const { version } = JSON.parse(Fs.readFileSync(Path.join(root, "package.json"), "utf8"))
+assert.match(run("npx", ["coord", "--help"]), /lock +Runs a command while holding a lock/)
+assert.match(run("npx", ["coord", "--version"]), new RegExp(`coord v?${version.replaceAll(".", "[.]")}`))
+say("npx coord runs")
+await Effect.runPromise(
+  Effect.gen(function*() {
+    const { endpoint } = yield* makeEtcdServer({ binary: yield* findAnyEtcd })
+    const script = "echo \"token $COORD_FENCING_TOKEN\""
+    const said = run("npx", ["coord", "--endpoints", endpoint, "lock", "packed", "--", "sh", "-c", script])
+    assert.match(said, /^token [1-9][0-9]*\n$/)
+    say("npx coord lock runs a command on a real etcd")
+  }).pipe(
+    Effect.scoped,
+    Effect.catchTag("EtcdNotFound", ({ message }) => Effect.sync(() => say(`npx coord lock was not tried: ${message}`)))
+  )
+)
 
 // Every public name, as a value or as a type.
 const index = Fs.readFileSync(Path.join(root, "src/index.ts"), "utf8").replace(/\/\*[^]*?\*\/|\/\/.*$/gm, "")
@@ -222,7 +246,7 @@ const unstable = {
   "effect-coord/key-value-store":
     "effect[/]dist[/](persistence|sql)[/]|effect-coord[/]dist[/](KeyValueStore[.]|internal[/]kv[/])"
 }
-const never = "effect-coord[/]dist[/]testing[.]"
+const never = "effect-coord[/]dist[/](testing[.]|cli[/])"
 for (const [name, own] of Object.entries(unstable)) {
   write(
     "loaded.mjs",
