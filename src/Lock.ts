@@ -256,23 +256,17 @@ const make = Effect.fnUntraced(function*(
     return yield* inScope(
       Effect.annotateLogs(queued, { lock: key }),
       ({ slot, token }, scope) =>
-        Effect.gen(function*() {
+        Effect.withFiber((fiber) => {
+          const clock = fiber.getRef(Clock.Clock)
           const lossOf = (why: LockLost["why"]) => new LockLost({ key, fencingToken: token, why })
           const hold = makeHold({ key, slot, token, scope, lossOf })
-          const since = yield* Clock.monotonicTimeNanos
-          yield* Scope.addFinalizer(
-            scope,
-            Effect.flatMap(Clock.monotonicTimeNanos, (now) => {
-              hold.retire()
-              return Telemetry.lockHeld(Duration.nanos(now - since))
-            })
-          )
-          yield* Telemetry.annotate({
-            "coord.token": String(token),
-            "coord.lease": slot.session.leaseId.toString(16)
-          })
           const { assertHeld, entryKey, fenced, guard, lost, release, remaining, ttl } = hold
-          return {
+          const since = clock.monotonicTimeNanosUnsafe()
+          const end = Effect.suspend(() => {
+            hold.retire()
+            return Telemetry.lockHeld(Duration.nanos(clock.monotonicTimeNanosUnsafe() - since))
+          })
+          const handle: LockHandle = {
             key,
             entryKey,
             fencingToken: token,
@@ -284,6 +278,15 @@ const make = Effect.fnUntraced(function*(
             guard,
             fenced
           }
+          return Scope.addFinalizer(scope, end).pipe(
+            Effect.andThen(
+              Telemetry.annotate(() => ({
+                "coord.token": String(token),
+                "coord.lease": slot.session.leaseId.toString(16)
+              }))
+            ),
+            Effect.as(handle)
+          )
         })
     )
   })

@@ -281,28 +281,30 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
         keyOn: layout.leaseKey === undefined ? key : (lease: bigint) => path + layout.leaseKey?.(lease),
         encode: (wanted: ServiceInstance) => encodeInstance(layout, wanted)
       }
-      return yield* Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
-        if (registered.has(key)) return yield* new AlreadyRegistered({ name, id })
-        // A scope of its own, so that a failed or interrupted attempt leaves nothing in one that lives on.
-        const scope = yield* Scope.fork(yield* Effect.scope)
-        registered.add(key)
-        const registration = new OwnRegistration(ports, place, instance)
-        yield* Scope.addFinalizer(
-          scope,
-          registration.stop.pipe(
-            Effect.andThen(
-              Effect.catch(registration.release, (error) => Effect.logWarning("not unregistered yet", error))
-            ),
-            Effect.ensuring(Effect.sync(() => {
-              registration.status.endUnsafe()
-              registered.delete(key)
-            }))
+      return yield* Effect.uninterruptibleMask((restore) =>
+        Effect.gen(function*() {
+          if (registered.has(key)) return yield* new AlreadyRegistered({ name, id })
+          // A scope of its own, so that a failed or interrupted attempt leaves nothing in one that lives on.
+          const scope = Scope.forkUnsafe(yield* Effect.scope)
+          registered.add(key)
+          const registration = new OwnRegistration(ports, place, instance)
+          yield* Scope.addFinalizer(
+            scope,
+            registration.stop.pipe(
+              Effect.andThen(
+                Effect.catch(registration.release, (error) => Effect.logWarning("not unregistered yet", error))
+              ),
+              Effect.ensuring(Effect.sync(() => {
+                registration.status.endUnsafe()
+                registered.delete(key)
+              }))
+            )
           )
-        )
-        yield* restore(registration.start).pipe(Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause))))
-        registration.keepUnsafe()
-        return handle(registration, scope)
-      })).pipe(Effect.annotateLogs({ key: layout.leaseKey === undefined ? key : path }))
+          yield* restore(registration.start).pipe(Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause))))
+          registration.keepUnsafe()
+          return handle(registration, scope)
+        })
+      ).pipe(Effect.annotateLogs({ key: layout.leaseKey === undefined ? key : path }))
     }
   )
 

@@ -88,8 +88,8 @@ const isTraced = ({ cache: { tracer } }: Fiber.Fiber<unknown, unknown>): boolean
   tracer !== undefined && tracer !== Tracer.nativeTracer
 
 /** Of the span of the operation that it is called in. */
-export const annotate = (attributes: Readonly<Record<string, string>>): Effect.Effect<void> =>
-  Effect.withFiber((fiber) => isTraced(fiber) ? Effect.annotateCurrentSpan(attributes) : Effect.void)
+export const annotate = (attributes: () => Readonly<Record<string, string>>): Effect.Effect<void> =>
+  Effect.withFiber((fiber) => isTraced(fiber) ? Effect.annotateCurrentSpan(attributes()) : Effect.void)
 
 /** As `Effect.withSpan`, without a trace of the call. */
 export const span = <A, E, R>(

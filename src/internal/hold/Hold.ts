@@ -11,6 +11,7 @@ import { EtcdError, InvalidArgument } from "../../EtcdError.ts"
 import { writesBelow } from "../lock/writes.ts"
 import type { Slot, SlotLoss } from "../session/Slots.ts"
 import * as Telemetry from "../Telemetry.ts"
+import { type End, unless } from "../unless.ts"
 
 /** Why something is held no more: lost, or given back. */
 export type HoldLoss = SlotLoss | "Released"
@@ -132,7 +133,10 @@ export const makeHolds = (
       // The second look is for what ended after the deadline but before its timer: a blocked event loop, a suspended machine.
       guard: (effect) =>
         assertHeld.pipe(
-          Effect.andThen(Effect.raceFirst(effect, lost)),
+          Effect.andThen(unless(effect, (end: End<never, L>) =>
+            slot.whenLost((why) => {
+              if (!released) end(Exit.fail(lossOf(why)))
+            }))),
           Effect.tap(() =>
             Effect.flatMap(
               slot.loss,

@@ -8,6 +8,7 @@ import * as Scope from "effect/Scope"
 import { EntryLost } from "../lock/entry.ts"
 import type { Prepared } from "../lock/Offer.ts"
 import type { Slot } from "../session/Slots.ts"
+import { type End, unless } from "../unless.ts"
 
 /** An entry that is there, and what it entitles to begins now. */
 export interface Taken {
@@ -43,24 +44,30 @@ export const inScope = <A, E, H>(
   attempt: Effect.Effect<A, E, Scope.Scope>,
   handOver: (taken: A, scope: Scope.Closeable) => Effect.Effect<H>
 ): Effect.Effect<H, E, Scope.Scope> =>
-  Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore): Effect.fn.Return<H, E, Scope.Scope> {
-    const scope = yield* Scope.fork(yield* Effect.scope)
-    if (scope.state._tag === "Closed") return yield* Effect.interrupt
-    const resources = yield* Scope.fork(scope)
-    // A scope that closes under an attempt ends it first: it would queue again otherwise, with nobody to clean up.
-    const closing = Deferred.makeUnsafe<void>()
-    const ended = Deferred.makeUnsafe<void>()
-    yield* Scope.addFinalizer(
-      scope,
-      Effect.andThen(Deferred.succeed(closing, undefined), Deferred.await(ended))
-    )
-    const exit = yield* restore(
-      Effect.raceFirst(attempt, Effect.andThen(Deferred.await(closing), Effect.interrupt))
-    ).pipe(Scope.provide(resources), Effect.exit)
-    Deferred.doneUnsafe(ended, Effect.void)
-    if (Exit.isFailure(exit)) {
-      yield* Scope.close(scope, exit)
-      return yield* Effect.failCause(exit.cause)
-    }
-    return yield* handOver(exit.value, scope)
-  }))
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(Effect.scope, (parent) => {
+      const scope = Scope.forkUnsafe(parent)
+      if (scope.state._tag === "Closed") return Effect.interrupt
+      const resources = Scope.forkUnsafe(scope)
+      // A scope that closes under an attempt ends it first: it would queue again otherwise, with nobody to clean up.
+      let closing = false
+      let close = () => {}
+      const ended = Deferred.makeUnsafe<void>()
+      const attempted = restore(unless(attempt, (end: End<never, never>) => {
+        close = () => end(Exit.interrupt())
+        if (closing) close()
+        return () => {}
+      })).pipe(Scope.provide(resources), Effect.exit)
+      const end = Effect.suspend(() => {
+        closing = true
+        close()
+        return Deferred.isDoneUnsafe(ended) ? Effect.void : Deferred.await(ended)
+      })
+      return Effect.flatMap(Effect.andThen(Scope.addFinalizer(scope, end), attempted), (exit) => {
+        Deferred.doneUnsafe(ended, Effect.void)
+        return Exit.isSuccess(exit)
+          ? handOver(exit.value, scope)
+          : Effect.andThen(Scope.close(scope, exit), Effect.failCause(exit.cause))
+      })
+    })
+  )

@@ -78,13 +78,23 @@ const withdraw = (place: Place, offer: Offer) =>
 /**
  * Waits for the turn. The next in line has a slot ready meanwhile; without one, as in an outage, it waits all the same.
  */
-export const awaitTurn = Effect.fnUntraced(function*(
+export const awaitTurn = (
   queue: LocalQueue,
   pool: SessionPool,
   request: SlotRequest,
   label: string
+): Effect.Effect<Turn, never, Scope.Scope> =>
+  Effect.flatMap(
+    queue.enter(request.name),
+    (place) => place.isFirst() ? Effect.succeed({ place, prepared: undefined }) : awaitNext(place, pool, request, label)
+  )
+
+const awaitNext = Effect.fnUntraced(function*(
+  place: Place,
+  pool: SessionPool,
+  request: SlotRequest,
+  label: string
 ): Effect.fn.Return<Turn, never, Scope.Scope> {
-  const place = yield* queue.enter(request.name)
   yield* place.near
   if (place.isFirst()) return { place, prepared: undefined }
   const scope = yield* Scope.fork(yield* Effect.scope)

@@ -16,6 +16,7 @@ import type { Etcd, KeyValue, RangeResult, TxnRequest, TxnResult } from "../../E
 import { EtcdError, Unavailable } from "../../EtcdError.ts"
 import { retryFailed } from "../retryFailed.ts"
 import { isTransient, mayBeApplied, type Slot } from "../session/Slots.ts"
+import { type End, unless } from "../unless.ts"
 import { Cut, type Deletions } from "./deletions.ts"
 
 /** The entry was gone before it got its turn: its lease was lost, or somebody deleted it. Queue again. */
@@ -151,25 +152,26 @@ export const claiming = <A>(
   claim: Effect.Effect<A, EtcdError | EntryLost>
 ): Effect.Effect<A, EtcdError | EntryLost, Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
-    Effect.gen(function*() {
-      const fiber = yield* Effect.forkIn(
-        Effect.raceFirst(claim, Effect.andThen(slot.lost, Effect.fail(EntryLost))),
-        slot.session.scope,
-        { startImmediately: true }
-      )
-      yield* Effect.addFinalizer(() =>
-        Fiber.await(fiber).pipe(
-          Effect.timeoutOption(withdrawPatience),
-          Effect.flatMap(Option.match({
+    Effect.flatMap(Effect.forkIn(claim, slot.session.scope, { startImmediately: true }), (fiber) => {
+      const ended = () => fiber.pollUnsafe() !== undefined
+      if (!ended()) fiber.addObserver(slot.whenLost(() => fiber.interruptUnsafe()))
+      const withdraw = Effect.suspend(() =>
+        ended() ? Effect.void : Effect.flatMap(
+          Effect.timeoutOption(Fiber.await(fiber), withdrawPatience),
+          Option.match({
             onSome: () => Effect.void,
             onNone: () => Effect.andThen(Effect.sync(() => slot.session.distrust(slot.key)), Fiber.interrupt(fiber))
-          }))
+          })
         )
       )
-      const exit = yield* restore(Fiber.await(fiber))
-      // The session's scope closed under it.
-      if (Exit.hasInterrupts(exit)) return yield* Effect.fail(EntryLost)
-      return yield* exit
+      return Effect.andThen(
+        Effect.addFinalizer(() => withdraw),
+        // Its lease was lost, or the session's scope closed under it.
+        Effect.flatMap(
+          restore(Fiber.await(fiber)),
+          (exit) => Exit.hasInterrupts(exit) ? Effect.fail(EntryLost) : exit
+        )
+      )
     })
   )
 
@@ -214,9 +216,9 @@ export const waitInLine = Effect.fnUntraced(function*(
     )
   ))
   if (claimed.position?._tag === "First") return claimed.token
-  return yield* Effect.raceFirst(
+  return yield* unless(
     untilFirst(etcd, deletions, path, slot, claimed),
-    Effect.andThen(slot.lost, Effect.fail(EntryLost))
+    (end: End<never, EntryLost>) => slot.whenLost(() => end(Exit.fail(EntryLost)))
   )
 }, orLost)
 

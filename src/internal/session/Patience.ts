@@ -3,12 +3,14 @@
  * many are given up together in an outage.
  */
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import type { Etcd } from "../../Etcd.ts"
 import type { EtcdError, EtcdErrorReason } from "../../EtcdError.ts"
+import { unless } from "../unless.ts"
 import { durationNanos, sleepUntil } from "./LeaseClock.ts"
 
 export interface Patience {
@@ -53,22 +55,27 @@ const makePatience = (timeout: Duration.Duration): Patience => {
       if (Exit.isSuccess(exit) || (error !== undefined && !isTransient(error))) since = undefined
     },
     within: (effect, orElse, isOver) =>
-      Effect.flatMap(Clock.Clock, (clock) => {
+      Effect.contextWith((context) => {
+        const clock = Context.get(context, Clock.Clock)
         if (isOver?.() === true) return effect
         const now = clock.monotonicTimeNanosUnsafe()
         // Of an outage that was so long ago nothing can be told.
         if (since === undefined || now - last > limit) since = now
         last = now
-        return Effect.raceFirst(
-          effect,
-          Effect.andThen(
-            sleepUntil(clock, since + limit),
-            Effect.suspend(() => {
-              last = clock.monotonicTimeNanosUnsafe()
-              return orElse
-            })
+        const until = since + limit
+        return unless(effect, (end) => {
+          const timer = Effect.runForkWith(context)(
+            Effect.andThen(
+              sleepUntil(clock, until),
+              Effect.suspend(() => {
+                last = clock.monotonicTimeNanosUnsafe()
+                return Effect.exit(orElse)
+              })
+            )
           )
-        )
+          timer.addObserver((exit) => Exit.isSuccess(exit) && end(exit.value))
+          return () => timer.interruptUnsafe()
+        })
       })
   }
 }

@@ -154,41 +154,43 @@ export const makeSessionPool = Effect.fnUntraced(function*(
 
   /** Where the scope has closed, its finalizers run at once, and the slot is not to be used. */
   const slot: SessionPool["slot"] = (request) =>
-    Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore): Effect.fn.Return<Slot, EtcdError, Scope.Scope> {
-      const scope = yield* Effect.scope
-      while (true) {
-        if (isClosed()) return yield* closed
-        const lane = reserve(request)
-        const free = () => {
-          lane.names.delete(request.name)
-        }
-        const laneScope = yield* Scope.fork(scope)
-        // Runs after the reference is dropped.
-        yield* Scope.addFinalizer(laneScope, leave(lane))
-        const got = yield* restore(RcMap.get(sessions, lane.id)).pipe(Scope.provide(laneScope), Effect.exit)
-        if (Exit.isSuccess(got) && got.value.lossUnsafe() === undefined && !got.value.distrustedUnsafe()) {
-          const opened = got.value.open(request.key(got.value.leaseId), free)
-          yield* Scope.addFinalizer(
-            laneScope,
-            opened.release.pipe(
-              Effect.catch((error) => Effect.logWarning("key not released yet", error)),
-              Effect.annotateLogs({ key: opened.key })
+    Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function*(): Effect.fn.Return<Slot, EtcdError, Scope.Scope> {
+        const scope = yield* Effect.scope
+        while (true) {
+          if (isClosed()) return yield* closed
+          const lane = reserve(request)
+          const free = () => {
+            lane.names.delete(request.name)
+          }
+          const laneScope = Scope.forkUnsafe(scope)
+          // Runs after the reference is dropped.
+          yield* Scope.addFinalizer(laneScope, leave(lane))
+          const got = yield* restore(RcMap.get(sessions, lane.id)).pipe(Scope.provide(laneScope), Effect.exit)
+          if (Exit.isSuccess(got) && got.value.lossUnsafe() === undefined && !got.value.distrustedUnsafe()) {
+            const opened = got.value.open(request.key(got.value.leaseId), free)
+            yield* Scope.addFinalizer(
+              laneScope,
+              opened.release.pipe(
+                Effect.catch((error) => Effect.logWarning("key not released yet", error)),
+                Effect.annotateLogs({ key: opened.key })
+              )
             )
-          )
-          return opened
+            return opened
+          }
+          free()
+          // What has failed stays in the map otherwise, and would be handed to the next user.
+          if (Exit.isSuccess(got) || !Exit.hasInterrupts(got)) retire(lane)
+          yield* Scope.close(laneScope, Exit.void)
+          if (Exit.isSuccess(got)) continue
+          // The pool has closed under it; who was interrupted himself ends as that all the same.
+          if (isClosed()) return yield* closed
+          const error = Cause.findErrorOption(got.cause)
+          if (Option.isSome(error) && error.value === Retired) continue
+          return yield* Effect.failCause(got.cause as Cause.Cause<EtcdError>)
         }
-        free()
-        // What has failed stays in the map otherwise, and would be handed to the next user.
-        if (Exit.isSuccess(got) || !Exit.hasInterrupts(got)) retire(lane)
-        yield* Scope.close(laneScope, Exit.void)
-        if (Exit.isSuccess(got)) continue
-        // The pool has closed under it; who was interrupted himself ends as that all the same.
-        if (isClosed()) return yield* closed
-        const error = Cause.findErrorOption(got.cause)
-        if (Option.isSome(error) && error.value === Retired) continue
-        return yield* Effect.failCause(got.cause as Cause.Cause<EtcdError>)
-      }
-    }))
+      })
+    )
 
   return { slot }
 })

@@ -12,7 +12,7 @@ import { Ambiguous, EtcdError } from "../../EtcdError.ts"
 import { retryFailed } from "../retryFailed.ts"
 import type { SessionLost } from "./LeaseClock.ts"
 import type { LeaseSession } from "./LeaseSession.ts"
-import { isTransient, patienceWith } from "./Patience.ts"
+import { isTransient, type Patience, patienceWith } from "./Patience.ts"
 
 export { isTransient, mayBeApplied } from "./Patience.ts"
 
@@ -26,6 +26,8 @@ export interface Slot {
   readonly lost: Effect.Effect<SlotLoss>
   /** Runs at the moment of the loss, before anybody who waits for it. */
   readonly onLoss: (run: () => void) => void
+  /** Told of the loss, at once where it has happened, unless it is told no more before. */
+  readonly whenLost: (tell: (why: SlotLoss) => void) => () => void
   /** Why it is lost, judged now by the clock. */
   readonly lossUnsafe: () => SlotLoss | undefined
   /** As `lossUnsafe`, after a beat where the machine seems to have been suspended. */
@@ -95,150 +97,204 @@ const unanswered = (key: string) =>
     reason: new Ambiguous({ detail: "no answer in time; the session goes on trying until its lease ends" })
   })
 
-interface Entry {
-  readonly slot: Slot
+/** What the keys of one lease have in common. */
+interface Shared {
+  readonly etcd: Etcd["Service"]
+  readonly patience: Patience
+  /** In which a removal goes on when its callers stop waiting. */
+  readonly scope: Scope.Scope
+  readonly entries: Map<string, OwnSlot>
+  /** Removals on their way, which end with the session. */
+  readonly removals: Set<Fiber.Fiber<void, EtcdError>>
+}
+
+/** Fields and no closures, as there may be thousands: what is needed once, at the end, is made then. */
+class OwnSlot implements Slot {
+  readonly key: string
+  readonly session: LeaseSession
+  readonly #shared: Shared
+  readonly #onGone: () => void
   createRevision: bigint | undefined
-  resting: boolean
-  releasing: boolean
+  resting = false
+  releasing = false
+  #loss: SlotLoss | undefined
+  #signal: Deferred.Deferred<SlotLoss> | undefined
+  #atLoss: (() => void) | undefined
+  #told: Set<(why: SlotLoss) => void> | undefined
+  #choose: (() => Successor | undefined) | undefined
+  #removal: Fiber.Fiber<void, EtcdError> | undefined
+  #isOver = false
+
+  constructor(shared: Shared, session: LeaseSession, key: string, onGone: () => void) {
+    this.#shared = shared
+    this.session = session
+    this.key = key
+    this.#onGone = onGone
+  }
+
+  get lost(): Effect.Effect<SlotLoss> {
+    if (this.#loss !== undefined) return Effect.succeed(this.#loss)
+    this.#signal ??= Deferred.makeUnsafe()
+    return Deferred.await(this.#signal)
+  }
+
+  onLoss(run: () => void): void {
+    this.#atLoss = run
+    if (this.#loss !== undefined) run()
+  }
+
+  whenLost(tell: (why: SlotLoss) => void): () => void {
+    if (this.#loss !== undefined) {
+      tell(this.#loss)
+      return () => {}
+    }
+    const told = this.#told ??= new Set()
+    told.add(tell)
+    return () => told.delete(tell)
+  }
+
+  lossUnsafe(): SlotLoss | undefined {
+    this.session.lossUnsafe()
+    return this.#loss
+  }
+
+  get loss(): Effect.Effect<SlotLoss | undefined> {
+    return Effect.suspend(() =>
+      this.session.suspectedUnsafe()
+        ? Effect.map(Effect.exit(this.session.check), () => this.lossUnsafe())
+        : Effect.succeed(this.lossUnsafe())
+    )
+  }
+
+  rest(): void {
+    this.resting = true
+  }
+
+  engage(): boolean {
+    if (this.lossUnsafe() !== undefined || this.session.distrustedUnsafe()) return false
+    this.resting = false
+    return true
+  }
+
+  present(createRevision: bigint): void {
+    this.createRevision = createRevision
+  }
+
+  onRelease(choose: () => Successor | undefined): void {
+    this.#choose = choose
+  }
+
+  lose(why: SlotLoss): void {
+    if (this.#loss !== undefined) return
+    this.#loss = why
+    this.#leave()
+    this.#atLoss?.()
+    for (const tell of this.#told ?? []) tell(why)
+    if (this.#signal !== undefined) Deferred.doneUnsafe(this.#signal, Exit.succeed(why))
+  }
+
+  #leave(): void {
+    if (this.#shared.entries.get(this.key) !== this) return
+    this.#shared.entries.delete(this.key)
+    this.#onGone()
+  }
+
+  get release(): Effect.Effect<void, EtcdError> {
+    return Effect.suspend(() => {
+      const isThere = () => this.lossUnsafe() === undefined && this.#shared.entries.get(this.key) === this
+      if (!this.releasing && !isThere()) return Effect.void
+      this.releasing = true
+      return this.#removed
+    })
+  }
+
+  /** Starts the removal once, in the session's scope, so that it goes on when its callers stop waiting. */
+  get #removed(): Effect.Effect<void, EtcdError> {
+    const start = Effect.suspend(() =>
+      this.#removal !== undefined
+        ? Effect.succeed(this.#removal)
+        : Effect.map(Effect.forkIn(this.#remove, this.#shared.scope, { startImmediately: true }), (fiber) => {
+          const { removals } = this.#shared
+          removals.add(fiber)
+          fiber.addObserver(() => removals.delete(fiber))
+          return this.#removal = fiber
+        })
+    ).pipe(Effect.uninterruptible)
+    // Interrupted: the session closes, and its lease takes the key along.
+    const conclude = (exit: Exit.Exit<void, EtcdError>) => Exit.hasInterrupts(exit) ? Effect.void : exit
+    // What has ended waits for no answer, and must not use up the patience of the next one.
+    return Effect.flatMap(start, (fiber) =>
+      this.#shared.patience.within(
+        Effect.flatMap(Fiber.await(fiber), conclude),
+        Effect.suspend(() => Effect.fail(unanswered(this.key))),
+        () => this.#isOver || fiber.pollUnsafe() !== undefined
+      ))
+  }
+
+  /** Repeated until it is answered or the lease is over: the compare makes every repetition harmless. */
+  get #remove(): Effect.Effect<void, EtcdError> {
+    const { etcd, patience } = this.#shared
+    return Effect.suspend(() =>
+      this.createRevision === undefined ? Effect.void : deleteIf(etcd, this.key, this.createRevision)
+    ).pipe(
+      retryFailed({ schedule: retrySoon, while: isTransient }),
+      (remove) => Effect.flatMap(this.#handOver, (done) => done ? Effect.void : remove),
+      // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
+      Effect.tapError(() => Effect.sync(() => this.session.distrust(this.key))),
+      // That the session ended is no answer.
+      Effect.onExit((exit) =>
+        Effect.sync(() => {
+          this.#isOver = true
+          patience.heardUnsafe(exit)
+        })
+      ),
+      Effect.asVoid,
+      Effect.ensuring(Effect.sync(() => this.#leave()))
+    )
+  }
+
+  // Chosen within, so that its end is told whatever happens. Unless all of it was done the key is deleted as always.
+  get #handOver(): Effect.Effect<boolean> {
+    if (this.#choose === undefined) return Effect.succeed(false)
+    let successor: Successor | undefined
+    return Effect.suspend(() => {
+      const { createRevision } = this
+      successor = createRevision === undefined ? undefined : this.#choose?.()
+      return successor === undefined || createRevision === undefined
+        ? Effect.succeed(nothing)
+        : Effect.map(this.#shared.etcd.txn(withSuccessor(this.key, createRevision, successor)), withoutDelete)
+    }).pipe(
+      Effect.onExit((exit) => Effect.sync(() => successor?.ended(exit))),
+      Effect.match({ onFailure: () => false, onSuccess: ({ succeeded }) => succeeded })
+    )
+  }
 }
 
 export const makeSlots = (
   etcd: Etcd["Service"],
   scope: Scope.Scope
 ): Slots => {
-  const patience = patienceWith(etcd)
-  const entries = new Map<string, Entry>()
-
-  const open: Slots["open"] = (session, key, onGone) => {
-    const signal = Deferred.makeUnsafe<SlotLoss>()
-    let loss: SlotLoss | undefined
-    let atLoss = () => {}
-    let choose = (): Successor | undefined => undefined
-
-    const leave = () => {
-      if (entries.get(key) !== entry) return
-      entries.delete(key)
-      onGone()
-    }
-    // Who is woken by the end of a session runs before all of its slots have been told.
-    const lossUnsafe = (): SlotLoss | undefined => {
-      const ended = session.lossUnsafe()
-      return loss ?? ended?.why
-    }
-    // Chosen within, so that its end is told whatever happens. Unless all of it was done the key is deleted as always.
-    const handOver = Effect.suspend(() => {
-      let successor: Successor | undefined
-      return Effect.suspend(() => {
-        const { createRevision } = entry
-        successor = createRevision === undefined ? undefined : choose()
-        return successor === undefined || createRevision === undefined
-          ? Effect.succeed(nothing)
-          : Effect.map(etcd.txn(withSuccessor(key, createRevision, successor)), withoutDelete)
-      }).pipe(
-        Effect.onExit((exit) => Effect.sync(() => successor?.ended(exit))),
-        Effect.match({ onFailure: () => false, onSuccess: ({ succeeded }) => succeeded })
-      )
-    })
-    let isOver = false
-    const release = makeRelease(
-      // Repeated until it is answered or the lease is over: the compare makes every repetition harmless.
-      Effect.suspend(() => entry.createRevision === undefined ? Effect.void : deleteIf(etcd, key, entry.createRevision))
-        .pipe(
-          retryFailed({ schedule: retrySoon, while: isTransient }),
-          (remove) => Effect.flatMap(handOver, (done) => done ? Effect.void : remove),
-          // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
-          Effect.tapError(() => Effect.sync(() => session.distrust(key))),
-          // That the session ended is no answer.
-          Effect.onExit((exit) =>
-            Effect.sync(() => {
-              isOver = true
-              patience.heardUnsafe(exit)
-            })
-          ),
-          Effect.asVoid,
-          Effect.raceFirst(Effect.ignore(session.lost)),
-          Effect.ensuring(Effect.sync(leave))
-        ),
-      key,
-      () => isOver
-    )
-    const slot: Slot = {
-      key,
-      session,
-      lost: Deferred.await(signal),
-      onLoss: (run) => {
-        atLoss = run
-        if (loss !== undefined) run()
-      },
-      lossUnsafe,
-      loss: Effect.map(Effect.exit(session.check), lossUnsafe),
-      rest: () => {
-        entry.resting = true
-      },
-      engage: () => {
-        if (lossUnsafe() !== undefined || session.distrustedUnsafe()) return false
-        entry.resting = false
-        return true
-      },
-      present: (createRevision) => {
-        entry.createRevision = createRevision
-      },
-      lose: (why) => {
-        if (loss !== undefined) return
-        loss = why
-        leave()
-        atLoss()
-        Deferred.doneUnsafe(signal, Exit.succeed(why))
-      },
-      release: Effect.suspend(() => {
-        if (!entry.releasing && (lossUnsafe() !== undefined || entries.get(key) !== entry)) return Effect.void
-        entry.releasing = true
-        return release
-      }),
-      onRelease: (next) => {
-        choose = next
-      }
-    }
-    const entry: Entry = { slot, createRevision: undefined, resting: false, releasing: false }
-    entries.set(key, entry)
-    const lost = session.lossUnsafe()
-    if (lost !== undefined) slot.lose(lost.why)
-    return slot
-  }
-
-  /** Starts the removal once, in the session's scope, so that it goes on when its callers stop waiting. */
-  const makeRelease = (
-    remove: Effect.Effect<void, EtcdError>,
-    key: string,
-    isOver: () => boolean
-  ): Effect.Effect<void, EtcdError> => {
-    let started: Fiber.Fiber<void, EtcdError> | undefined
-    const start = Effect.suspend(() =>
-      started !== undefined
-        ? Effect.succeed(started)
-        : Effect.map(Effect.forkIn(remove, scope, { startImmediately: true }), (fiber) => started = fiber)
-    ).pipe(Effect.uninterruptible)
-    // Interrupted: the session closes, and its lease takes the key along.
-    const conclude = (exit: Exit.Exit<void, EtcdError>) => Exit.hasInterrupts(exit) ? Effect.void : exit
-    // What has ended waits for no answer, and must not use up the patience of the next one.
-    return Effect.flatMap(start, (fiber) =>
-      patience.within(
-        Effect.flatMap(Fiber.await(fiber), conclude),
-        Effect.suspend(() => Effect.fail(unanswered(key))),
-        () => isOver() || fiber.pollUnsafe() !== undefined
-      ))
-  }
-
+  const entries = new Map<string, OwnSlot>()
+  const removals: Shared["removals"] = new Set()
+  const shared: Shared = { etcd, patience: patienceWith(etcd), scope, entries, removals }
   return {
-    open,
+    open: (session, key, onGone) => {
+      const slot = new OwnSlot(shared, session, key, onGone)
+      entries.set(key, slot)
+      const lost = session.lossUnsafe()
+      if (lost !== undefined) slot.lose(lost.why)
+      return slot
+    },
     areUsed: () => entries.size > 0,
     owns: (key) => entries.get(key)?.resting === false,
     expected: () =>
-      [...entries.values()].flatMap(({ createRevision, releasing, slot }) =>
-        createRevision === undefined || releasing ? [] : [{ slot, createRevision }]
-      ),
+      [...entries.values()].flatMap((slot) => {
+        const { createRevision, releasing } = slot
+        return createRevision === undefined || releasing ? [] : [{ slot, createRevision }]
+      }),
     loseAll: (why) => {
-      for (const { slot } of entries.values()) slot.lose(why)
+      for (const slot of entries.values()) slot.lose(why)
+      for (const fiber of removals) fiber.interruptUnsafe()
     }
   }
 }
