@@ -68,6 +68,20 @@ const idle = (millis: number) =>
     return (user + system) / 10 / (performance.now() - start)
   })
 
+/** What etcd says of itself: the sum of a metric over those of its lines that `has` is in. */
+const metric = (name: string, has = "") =>
+  Effect.promise(async () => {
+    const lines = (await (await fetch(`http://${endpoint}/metrics`)).text()).split("\n")
+    return lines.filter((line) => line.startsWith(name) && line.includes(has))
+      .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(" "))), 0)
+  })
+const etcdWatches = metric("etcd_debugging_mvcc_watcher_total")
+/** Streams for beats that are open, of all clients. */
+const beatStreams = Effect.all([
+  metric("grpc_server_started_total", "\"LeaseKeepAlive\""),
+  metric("grpc_server_handled_total", "\"LeaseKeepAlive\"")
+]).pipe(Effect.map(([started, handled]) => started - handled))
+
 /** Holds `concurrency` of them, and says what they cost. */
 const holding = <E>(request: Request, one: (index: number) => Effect.Effect<unknown, E, Scope.Scope>) =>
   Effect.gen(function*() {
@@ -86,6 +100,7 @@ const holding = <E>(request: Request, one: (index: number) => Effect.Effect<unkn
     const onLease = new Map<bigint, number>()
     for (const kv of kvs) onLease.set(kv.lease, (onLease.get(kv.lease) ?? 0) + 1)
     const idlePercent = yield* idle(request.millis)
+    const streams = yield* beatStreams
     const closing = performance.now()
     yield* Scope.close(holder, Exit.void)
     return {
@@ -95,16 +110,11 @@ const holding = <E>(request: Request, one: (index: number) => Effect.Effect<unkn
         leases: onLease.size,
         keysPerLease: Math.max(...onLease.values()),
         idlePercent,
+        streams,
         releasedPerSecond: request.concurrency / ((performance.now() - closing) / 1000)
       }
     }
   })
-
-/** What etcd says of itself. */
-const etcdWatches = Effect.promise(async () => {
-  const metrics = await (await fetch(`http://${endpoint}/metrics`)).text()
-  return Number(/^etcd_debugging_mvcc_watcher_total (\S+)$/m.exec(metrics)?.[1])
-})
 
 const watchers = (request: Request) =>
   Effect.gen(function*() {

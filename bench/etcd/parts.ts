@@ -82,7 +82,8 @@ export const locks = Effect.fnUntraced(function*(
     { label: "npm etcd3 lock()", ask: asking(etcd3, "lock", 64), bar: 10 }
   ], true)
   const alone = yield* versus(short, "a lock cycle, one at a time, p50", "us", asking(ours, "lock", 1, p50), [
-    { label: "two calls of the bare stub", ask: asking(bare, "lock", 1, p50), bar: 1.15 }
+    { label: "two calls of the bare stub", ask: asking(bare, "lock", 1, p50), bar: 1.15 },
+    { label: "its two transactions on the bare stub", ask: asking(bare, "transactions", 1, p50), bar: undefined }
   ], false)
   const points: [Array<readonly [number, number]>, Array<readonly [number, number]>] = [[], []]
   for (const concurrency of quick ? [] : [1, 4, 16, 64, 256]) {
@@ -163,16 +164,17 @@ export const scale = Effect.fnUntraced(function*({ plot, quick, start }: World) 
   const rows: Array<Row> = []
   const many = quick ? 1000 : 10_000
   const repeats = quick ? 1 : 5
-  /** Each time in a process of its own: what was there before would count as memory. */
+  /** Each lease has a beat within it, and its keys are looked after. */
+  const idle = 11_000
+  /** Each time in a process of its own, on an etcd of its own: what was there before would count. */
   const figures = (scenario: string, concurrency: number) =>
     Effect.map(
       Effect.replicateEffect(
         Effect.scoped(Effect.gen(function*() {
-          const ours = yield* start("ours")
+          const ours = yield* start("ours", (yield* makeEtcdServer({})).endpoint)
           // The first ones are compiled.
           yield* ours.ask({ scenario, concurrency: 200, millis: 10, key: `warm-${scenario}` })
-          const millis = quick ? 500 : 3000
-          return (yield* ours.ask({ scenario, concurrency, millis, key: `scale-${scenario}` })).figures ?? {}
+          return (yield* ours.ask({ scenario, concurrency, millis: idle, key: `scale-${scenario}` })).figures ?? {}
         })),
         repeats
       ),
@@ -201,6 +203,7 @@ export const scale = Effect.fnUntraced(function*({ plot, quick, start }: World) 
     const title = `${many.toLocaleString("en")} ${what}`
     rows.push(bound(`${title}: memory`, found("bytesEach").map((bytes) => bytes / 1000), 8, false, "kB each"))
     rows.push(bound(`${title}: keys on a lease`, found("keysPerLease"), 256, false, "at most"))
+    rows.push(bound(`${title}: streams for all beats`, found("streams"), 1, false, "at most"))
     rows.push(bound(`${title}: idle`, found("idlePercent"), 2, false, "% of a core"))
     const registering = scenario === "registered"
     const speed = registering ? "registering" : "acquiring"

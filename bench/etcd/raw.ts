@@ -48,6 +48,26 @@ const bare = async (): Promise<(request: Request) => Promise<Answer>> => {
           await put(name(index))
           await put(name(index))
         })
+      // What a lock sends: an entry and who is before it, and its deletion.
+      case "transactions":
+        return repeat(request, async (index) => {
+          const key = Buffer.from(`${name(index)}/entry`)
+          const prefix = { key: Buffer.from(`${name(index)}/`), range_end: Buffer.from(`${name(index)}0`) }
+          await call("txn", {
+            compare: [{ key, target: "Create", result: "Equal", create_revision: "0" }],
+            success: [
+              { request_put: { key, value: Buffer.alloc(0) } },
+              {
+                request_range: { ...prefix, keys_only: true, sort_target: "Create", sort_order: "Descend", limit: "8" }
+              }
+            ],
+            failure: [{ request_range: { key, keys_only: true } }]
+          })
+          await call("txn", {
+            compare: [{ key, target: "Create", result: "Greater", create_revision: "0" }],
+            success: [{ request_delete_range: { key } }]
+          })
+        })
       case "watch": {
         let seen = (): void => {}
         const stream = watching.watch(metadata)
