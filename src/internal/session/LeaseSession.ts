@@ -19,8 +19,6 @@ export interface LeaseSession {
   readonly ttlUnsafe: () => Duration.Duration
   readonly remainingUnsafe: () => Duration.Duration
   readonly lossUnsafe: () => SessionLost | undefined
-  /** The machine seems to have been suspended: `check` asks the server. */
-  readonly suspectedUnsafe: () => boolean
   readonly lost: Effect.Effect<never, SessionLost>
   /** Succeeds while the lease is held; asks the server first where the machine seems to have been suspended. */
   readonly check: Effect.Effect<void, SessionLost>
@@ -189,7 +187,6 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     ttlUnsafe: life.ttlUnsafe,
     remainingUnsafe: life.remainingUnsafe,
     lossUnsafe: life.lossUnsafe,
-    suspectedUnsafe: life.suspectedUnsafe,
     lost: life.lost,
     check,
     suspectedUnsafe: life.suspectedUnsafe,
