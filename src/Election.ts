@@ -280,7 +280,8 @@ const make = Effect.fnUntraced(function*(
 
   const observe: Election["Service"]["observe"] = (name) =>
     Stream.unwrap(Effect.map(pathOf(name), (path) => followFirst(shared, path))).pipe(
-      Stream.map((first) => Option.map(Option.fromUndefinedOr(first), candidateOf))
+      Stream.map((first) => Option.map(Option.fromUndefinedOr(first), candidateOf)),
+      Stream.withSpan("Election.observe", { attributes: { "coord.key": name } })
     )
 
   const whileLeader: Election["Service"]["whileLeader"] = (name, value, options) => (use) => {

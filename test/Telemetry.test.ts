@@ -1,8 +1,10 @@
 /** The metrics: dashboards and alerts rely on their names, and on when they move. */
 import { assert, describe, it } from "@effect/vitest"
+import * as Config from "effect/Config"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import { PrometheusMetrics } from "effect/observability"
 import * as Option from "effect/Option"
@@ -13,7 +15,21 @@ import { TestClock } from "effect/testing"
 import * as Tracer from "effect/Tracer"
 import * as Fs from "node:fs"
 import * as Path from "node:path"
-import { ConfigCenter, Lock, Registry, ServiceInstance } from "../src/index.ts"
+import {
+  ConfigCenter,
+  ConfigChange,
+  Election,
+  Etcd,
+  EtcdConfigProvider,
+  InstanceId,
+  Lock,
+  ReadWriteLock,
+  Registry,
+  reloadable,
+  Semaphore,
+  ServiceInstance
+} from "../src/index.ts"
+import { makeKeyValueStore } from "../src/KeyValueStore.ts"
 import { EtcdTest, layer } from "../src/testing.ts"
 
 /** Of the page for Prometheus: what stands behind a name with its labels. */
@@ -28,7 +44,7 @@ const operations = (operation: string, outcome: string) =>
 
 const test = (
   title: string,
-  body: Effect.Effect<void, unknown, Lock | Registry | ConfigCenter | EtcdTest | Scope.Scope>
+  body: Effect.Effect<void, unknown, Layer.Success<ReturnType<typeof layer>> | Scope.Scope>
 ) => it.effect(title, () => body.pipe(Effect.provide(layer()), Effect.provideService(Metric.MetricRegistry, new Map())))
 
 describe("metrics", () => {
@@ -118,6 +134,80 @@ describe("metrics", () => {
   )
 })
 
+/** Each operation of the recipes, under the name of its span and of its duration. */
+const recipes: Record<string, Effect.Effect<unknown, unknown, Layer.Success<ReturnType<typeof layer>> | Scope.Scope>> =
+  {
+    "Election.campaign": Election.use((election) => election.campaign("job", "a")),
+    "Election.leader": Election.use((election) => election.leader("job")),
+    "Election.candidates": Election.use((election) => election.candidates("job")),
+    "InstanceId.acquire": InstanceId.use((ids) => ids.acquire("job", { max: 2 })),
+    "InstanceId.assigned": InstanceId.use((ids) => ids.assigned("job")),
+    "Semaphore.acquire": Semaphore.use((semaphore) => semaphore.withPermit("job", { permits: 1 })(Effect.void)),
+    "Semaphore.tryAcquire": Semaphore.use((semaphore) => semaphore.tryAcquire("job", { permits: 1 })),
+    "Semaphore.entries": Semaphore.use((semaphore) => semaphore.entries("job")),
+    "ReadWriteLock.readLock": ReadWriteLock.use((lock) => lock.withReadLock("job")(Effect.void)),
+    "ReadWriteLock.writeLock": ReadWriteLock.use((lock) => lock.withWriteLock("job")(Effect.void)),
+    "ReadWriteLock.tryReadLock": ReadWriteLock.use((lock) => lock.tryReadLock("a")),
+    "ReadWriteLock.tryWriteLock": ReadWriteLock.use((lock) => lock.tryWriteLock("b")),
+    "ReadWriteLock.entries": ReadWriteLock.use((lock) => lock.entries("job")),
+    "ConfigCenter.transact": ConfigCenter.use((config) =>
+      config.transact([ConfigChange.set("a", Schema.String, "1"), ConfigChange.delete("b")])
+    ),
+    "ConfigCenter.rollback": ConfigCenter.use((config) =>
+      Effect.flatMap(config.set("a", Schema.String, "1"), (version) => config.rollback("a", version))
+    ),
+    "EtcdConfigProvider.load": Effect.provide(Config.option(Config.String("PORT")), EtcdConfigProvider.layer()),
+    "reloadable.reload": Effect.flatMap(reloadable(Layer.empty), ({ reload }) => reload),
+    "KeyValueStore.set": Effect.flatMap(makeKeyValueStore(), (store) => store.set("a", "1")),
+    "Etcd.health": Etcd.use((etcd) => etcd.health)
+  }
+
+const makeTracer = () => {
+  const spans: Array<Tracer.NativeSpan> = []
+  const tracer = Tracer.make({
+    span: (options) => {
+      const span = new Tracer.NativeSpan(options)
+      spans.push(span)
+      return span
+    }
+  })
+  return { spans, tracer }
+}
+
+describe("recipes", () => {
+  for (const [name, operation] of Object.entries(recipes)) {
+    test(
+      `${name} has a span, and is counted`,
+      Effect.gen(function*() {
+        const { spans, tracer } = makeTracer()
+        yield* Effect.scoped(operation).pipe(Effect.provideService(Tracer.Tracer, tracer))
+        const span = spans.find((span) => span.name === name)
+        if (span === undefined) return assert.fail("no such span")
+        assert.strictEqual(span.status._tag, "Ended")
+        if (!/health|reload|transact/.test(name)) {
+          assert.include([...span.attributes.keys()].map((key) => key.replace("coord.", "")), "key")
+        }
+        assert.strictEqual(yield* operations(name, "ok"), 1)
+      })
+    )
+  }
+
+  test(
+    "who follows an election has a span for as long as he follows",
+    Effect.gen(function*() {
+      const { spans, tracer } = makeTracer()
+      const following = yield* Election.use((election) => Stream.runDrain(election.observe("job"))).pipe(
+        Effect.provideService(Tracer.Tracer, tracer),
+        Effect.forkChild
+      )
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(spans.map(({ name, status }) => [name, status._tag]), [["Election.observe", "Started"]])
+      yield* Fiber.interrupt(following)
+      assert.strictEqual(spans[0]?.status._tag, "Ended")
+    })
+  )
+})
+
 describe("spans", () => {
   const cycle = Effect.gen(function*() {
     const lock = yield* Lock
@@ -129,14 +219,7 @@ describe("spans", () => {
   test(
     "whoever traces sees each operation, with its key, below the one that it is part of",
     Effect.gen(function*() {
-      const spans: Array<Tracer.NativeSpan> = []
-      const tracer = Tracer.make({
-        span: (options) => {
-          const span = new Tracer.NativeSpan(options)
-          spans.push(span)
-          return span
-        }
-      })
+      const { spans, tracer } = makeTracer()
       yield* cycle.pipe(Effect.withSpan("caller"), Effect.provideService(Tracer.Tracer, tracer))
       const seen = spans.map(({ attributes, name, parent, status }) => ({
         name,
@@ -168,21 +251,43 @@ describe("spans", () => {
   )
 })
 
-describe("the dashboard and the alerts", () => {
-  const folder = Path.join(import.meta.dirname, "..", "docs", "observability")
+describe("the dashboard, the alerts and the documentation", () => {
+  const root = Path.join(import.meta.dirname, "..")
+  const text = (...path: ReadonlyArray<string>) => Fs.readFileSync(Path.join(root, ...path), "utf8")
   const names = (text: string) => new Set(text.match(/coord_[a-z_]+/g))
+  const known = names(text("src", "internal", "Telemetry.ts"))
+  const dashboard = text("docs", "observability", "dashboard.json")
+  const alerts = text("docs", "observability", "alerts.yaml")
 
   it("ask for metrics that exist", () => {
-    const known = names(
-      Fs.readFileSync(Path.join(import.meta.dirname, "..", "src", "internal", "Telemetry.ts"), "utf8")
-    )
-    const dashboard = Fs.readFileSync(Path.join(folder, "dashboard.json"), "utf8")
-    const alerts = Fs.readFileSync(Path.join(folder, "alerts.yaml"), "utf8")
     assert.doesNotThrow(() => JSON.parse(dashboard))
     for (const text of [dashboard, alerts]) {
       const asked = names(text)
       assert.isAbove(asked.size, 3)
       for (const name of asked) assert.isTrue(known.has(name.replace(/_(bucket|count|sum)$/, "")), name)
+    }
+  })
+
+  it("ask for operations and outcomes that exist", () => {
+    const sources = Fs.readdirSync(Path.join(root, "src"), { recursive: true, encoding: "utf8" })
+      .filter((file) => file.endsWith(".ts")).map((file) => text("src", file)).join("\n")
+    for (
+      const [, label, value = ""] of `${dashboard.replaceAll("\\", "")}${alerts}`.matchAll(
+        /(operation|outcome)[=!]~?"([^"]+)"/g
+      )
+    ) {
+      for (const name of value.split("|").filter((name) => !name.includes("*"))) {
+        // Tags of errors of Effect are not in quotes here.
+        const found = sources.includes(`"${name}"`) || sources.includes(`.${name}(`)
+        assert.isTrue(found, `${label} ${name}`)
+      }
+    }
+  })
+
+  it("list every metric, and none besides", () => {
+    for (const [file, page] of [["README.md"], ["docs", "observability.md"]].map((path) => [path, text(...path)])) {
+      const listed = [...String(page).matchAll(/^\| `(coord_\w+)`/gm)].map(([, name]) => name)
+      assert.deepStrictEqual(listed.toSorted(), [...known].toSorted(), String(file))
     }
   })
 })

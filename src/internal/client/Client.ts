@@ -9,6 +9,7 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { Etcd, KeyRange, Lease, Operation, TxnRequest, WatchItem } from "../../Etcd.ts"
 import { Closed, EtcdError, InvalidArgument } from "../../EtcdError.ts"
+import * as Telemetry from "../Telemetry.ts"
 import type { Transport } from "../Transport.ts"
 import { type Batching, makeBatching } from "./batching.ts"
 import { healthOf } from "./health.ts"
@@ -93,10 +94,13 @@ export const makeEtcd = Effect.fnUntraced(function*(
         Stream.mapError((error) => rename(error, "watch", rangeKey(request)))
       )
     },
-    health: healthOf(transport).pipe(read, Effect.mapError((error) => rename(error, "health", undefined))),
+    health: health({}, healthOf(transport).pipe(read, Effect.mapError((error) => rename(error, "health", undefined)))),
     settings: { retry: settings.retry, timeout: settings.timeout }
   }
 })
+
+/** Of the port what an application asks for itself; the rest are steps of operations with spans of their own. */
+const health = Telemetry.operation("Etcd.health")
 
 const withoutKey = new EtcdError({
   operation: "watch",
