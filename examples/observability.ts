@@ -1,5 +1,6 @@
 /**
- * What is to be seen from outside: metrics on a page for Prometheus, and spans, metrics and logs sent by OTLP, all by Effect's own exporters.
+ * What is to be seen from outside: metrics on a page for Prometheus, whether this can serve, and spans, metrics and logs sent by OTLP, all by
+ * Effect's own exporters.
  *
  *     npx node examples/observability.ts                                   # on an etcd inside this process
  *     ETCD_ENDPOINTS=127.0.0.1:2379 npx node examples/observability.ts     # on a cluster
@@ -11,7 +12,7 @@ import { Config, Console, Effect, Layer, Option, Schema } from "effect"
 import { FetchHttpClient, HttpClient, HttpRouter, HttpServer, HttpServerRequest, HttpServerResponse } from "effect/http"
 import { Otlp, PrometheusMetrics } from "effect/observability"
 import { createServer } from "node:http"
-import { ConfigCenter, EtcdLive, EtcdMemory, Lock, Registry, ServiceInstance } from "../src/index.ts"
+import { ConfigCenter, Etcd, EtcdLive, EtcdMemory, Lock, Registry, ServiceInstance } from "../src/index.ts"
 
 const work = Effect.gen(function*() {
   const lock = yield* Lock
@@ -51,6 +52,24 @@ const collector = HttpRouter.add(
   })
 )
 
+/** For a readiness probe: no answer of etcd, or one that is full, and nobody new is sent here. */
+const readiness = HttpRouter.use((router) =>
+  Effect.flatMap(Etcd, ({ health }) =>
+    router.add(
+      "GET",
+      "/ready",
+      health.pipe(
+        Effect.map(({ alarms, leader, members }) =>
+          HttpServerResponse.jsonUnsafe(
+            { leader: leader !== undefined, alarms: alarms.map(({ alarm }) => alarm), members: members.length },
+            { status: alarms.length === 0 ? 200 : 503 }
+          )
+        ),
+        Effect.catch(({ message }) => Effect.succeed(HttpServerResponse.jsonUnsafe({ message }, { status: 503 })))
+      )
+    ))
+)
+
 const telemetry = Layer.unwrap(Effect.gen(function*() {
   const endpoint = yield* Config.option(Config.String("OTEL_EXPORTER_OTLP_ENDPOINT"))
   const baseUrl = Option.isSome(endpoint)
@@ -70,6 +89,11 @@ const program = Effect.gen(function*() {
     Effect.gen(function*() {
       const context = yield* Layer.build(etcd.pipe(Layer.provideMerge(telemetry)))
       yield* Effect.provideContext(work, context)
+      const probe = Effect.flatMap(url, (url) => HttpClient.get(`${url}/ready`))
+      const response = yield* probe.pipe(
+        Effect.provide(Layer.provide(serverAt(readiness), Layer.succeedContext(context)))
+      )
+      yield* Console.log(`\nready: ${response.status} ${yield* response.text}`)
     })
   )
   const page = yield* HttpClient.get(`${yield* url}/metrics`).pipe(Effect.flatMap((response) => response.text))

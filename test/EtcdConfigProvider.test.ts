@@ -16,6 +16,8 @@ import { configProviderContract } from "./contract/ConfigProviderContract.ts"
 import { layerMemory, layerServer } from "./contract/layers.ts"
 import { makeConfigClient } from "./utils/configClient.ts"
 import { makeEtcdServer } from "./utils/EtcdServer.ts"
+import { interruptAtEveryStep } from "./utils/interruptAtEveryStep.ts"
+import { within } from "./utils/virtual.ts"
 
 configProviderContract("Effect's configuration on memory", layerMemory())
 configProviderContract("Effect's configuration on etcd 3.5", layerServer("3.5"))
@@ -76,6 +78,27 @@ describe("an outage", () => {
       yield* TestClock.adjust("1 second")
       // No time passes.
       yield* Fiber.interrupt(reading)
+    }))
+
+  it.effect("is none for the others of the process, wherever one of them is interrupted", () =>
+    Effect.gen(function*() {
+      const steps = yield* interruptAtEveryStep({
+        setup: Effect.gen(function*() {
+          const program = yield* makeProgram
+          yield* program.link.setFate(() => ({ request: "100 millis", response: "100 millis" }))
+          const context = yield* Layer.build(program.provided)
+          const read = Effect.provideContext(Config.Port("PORT"), context)
+          // At the same time: the two may share a call.
+          return { read, beside: yield* Effect.forkScoped(read) }
+        }),
+        run: ({ read }) => read,
+        check: ({ beside, read }) =>
+          Effect.gen(function*() {
+            assert.strictEqual(yield* within("1 second", Fiber.join(beside)), 8080)
+            assert.strictEqual(yield* within("1 second", read), 8080)
+          })
+      })
+      assert.isAbove(steps, 20)
     }))
 
   it.live("of a real server is one, and reading works again with the server", () =>

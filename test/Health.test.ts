@@ -1,14 +1,20 @@
 /** `Etcd.health` where something is wrong. Where nothing is: the contract. */
 import { assert, describe, it } from "@effect/vitest"
+import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
 import { TestClock } from "effect/testing"
 import { Etcd, type Health, Operation } from "../src/Etcd.ts"
 import { EtcdTest, layer } from "../src/testing.ts"
 import { makeCluster } from "./utils/Cluster.ts"
 import { makeEtcdServer } from "./utils/EtcdServer.ts"
+import { interruptAtEveryStep } from "./utils/interruptAtEveryStep.ts"
 import { connect } from "./utils/live.ts"
+import { within } from "./utils/virtual.ts"
 
 const tags = ({ members }: Health) => members.map(({ _tag }) => _tag)
 
@@ -27,6 +33,30 @@ describe("health", () => {
       yield* faults.heal
       assert.deepStrictEqual(tags(yield* etcd.health), ["Known"])
     }).pipe(Effect.provide(layer())))
+
+  it.effect("who is interrupted while he asks is gone at once, and the next one is answered", () =>
+    Effect.gen(function*() {
+      const steps = yield* interruptAtEveryStep({
+        setup: Effect.gen(function*() {
+          const context = yield* Layer.build(layer())
+          yield* Context.get(context, EtcdTest).delay("100 millis")
+          return { etcd: Context.get(context, Etcd), faults: Context.get(context, EtcdTest) }
+        }),
+        run: ({ etcd }) => etcd.health,
+        check: ({ etcd, faults }, exit) =>
+          Effect.gen(function*() {
+            if (Exit.isFailure(exit)) assert.isTrue(Cause.hasInterruptsOnly(exit.cause))
+            assert.deepStrictEqual(tags(yield* within("1 second", etcd.health)), ["Known"])
+            yield* faults.partition
+            const asking = yield* Effect.forkChild(etcd.health, { startImmediately: true })
+            yield* TestClock.adjust("1 second")
+            // No time passes.
+            yield* Fiber.interrupt(asking)
+            yield* faults.heal
+          })
+      })
+      assert.isAbove(steps, 20)
+    }))
 })
 
 for (const version of ["3.5", "3.4"] as const) {

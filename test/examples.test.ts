@@ -126,6 +126,7 @@ const shown: Record<string, ReadonlyArray<string | RegExp>> = {
     "failed: 0"
   ],
   observability: [
+    "ready: 200 {\"leader\":true,\"alarms\":[],\"members\":1}",
     "coord_operation_duration_count{operation=\"Lock.acquire\",outcome=\"ok\"} 2",
     "coord_operation_duration_count{operation=\"Lock.tryAcquire\",outcome=\"LockHeld\"} 1",
     "coord_lock_hold_duration_count 2",
