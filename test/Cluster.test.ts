@@ -36,8 +36,7 @@ describe("three runners on one etcd", () => {
         yield* Effect.log(
           `killed: ${orphans.length} entities run again after ${took} ms, answer after ${moved.at - killedAt} ms`
         )
-        // Three times the bar: it is said how long it took.
-        assert.isBelow(took, 3 * (ttl + 2) * 1000)
+        assert.isBelow(took, (ttl + 2) * 1000)
 
         const leftAt = machineNow()
         yield* two.kill("SIGTERM")
