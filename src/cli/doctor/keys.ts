@@ -46,7 +46,9 @@ export const entries = Effect.fnUntraced(function*(service: string, prefix: stri
       )
     ]
   ]
-  return findings.length > 0 ? findings : [ok(service, `${kvs.length} entries, each on a lease`)]
+  return findings.length > 0
+    ? findings
+    : [ok(service, kvs.length === 1 ? "1 entry, on a lease" : `${kvs.length} entries, each on a lease`)]
 })
 
 const utf8 = new TextDecoder("utf-8", { fatal: true })
