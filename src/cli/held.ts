@@ -101,7 +101,13 @@ export const runWhile = <L extends Loss>(held: Held<L>, options: RunOptions): Ef
     }
     const child = yield* spawn(options)
     const first = yield* Effect.raceFirst(child.ended, stopOf(held, child, options))
-    if (typeof first === "number") return { _tag: "Ended", code: first } as const
+    if (typeof first === "number") {
+      const after = yield* Effect.result(held.remaining)
+      if (after._tag === "Success") return { _tag: "Ended", code: first } as const
+      // Whoever was stopped learns of the end and of the loss at once. It may have ended too late, or by the watchdog.
+      complain(`${after.failure.message}, and the command has ended with ${first}`)
+      return lost
+    }
     // Not at the end, which may have to wait for an etcd that does not answer.
     complain(`${first.why}: stopping the command`)
     yield* child.terminate(first.grace)
