@@ -188,7 +188,9 @@ layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })(
       Effect.gen(function*() {
         const dir = yield* folder
         write(dir, { good: "1", "bad%": "2" })
+        const empty = yield* folder
         const mistakes = [
+          [["import", empty, "--delete"], "has no files, and --delete would delete every key"],
           [["import", dir], "a % is written as %25"],
           [["import", Path.join(dir, "none")], "there is no such file or folder"],
           [["import", Path.join(dir, "good")], "is no folder"],

@@ -6,7 +6,7 @@ import * as Option from "effect/Option"
 import * as Path from "node:path"
 import { ConfigCenter, RawBytes } from "../../../ConfigCenter.ts"
 import { Connection } from "../../Connection.ts"
-import { ExitCode, silently } from "../../Exit.ts"
+import { Exit, ExitCode, silently } from "../../Exit.ts"
 import { Output, printable } from "../../Output.ts"
 import { live } from "../../services.ts"
 import { apply, differences, show } from "./changes.ts"
@@ -56,13 +56,22 @@ export const exportTo = Effect.fnUntraced(function*(input: Place & { readonly de
 // import and diff
 // -----------------------------------------------------------------------------
 
-const compare = Effect.fnUntraced(function*(place: Place, options: { readonly delete: boolean }) {
-  const config = yield* ConfigCenter
-  const { folder, start } = below(place)
-  const files = yield* readFolder(place.dir)
-  const wanted = new Map([...files.values()].map(({ bytes, key }) => [`${start}${key}`, bytes]))
-  return differences(yield* config.entries(folder, RawBytes), wanted, options)
-})
+const compare = Effect.fnUntraced(
+  function*(place: Place, options: { readonly delete: boolean; readonly guarded?: boolean }) {
+    const config = yield* ConfigCenter
+    const { folder, start } = below(place)
+    const files = yield* readFolder(place.dir)
+    if (options.guarded === true && files.size === 0) {
+      // A folder that is not the one that was meant would delete all there is.
+      const message = `${
+        printable(place.dir)
+      } has no files, and --delete would delete every key: \`coord config rm\` deletes one`
+      return yield* new Exit({ code: ExitCode.usage, message })
+    }
+    const wanted = new Map([...files.values()].map(({ bytes, key }) => [`${start}${key}`, bytes]))
+    return differences(yield* config.entries(folder, RawBytes), wanted, options)
+  }
+)
 
 interface ImportInput extends Place {
   readonly delete: boolean
@@ -71,7 +80,7 @@ interface ImportInput extends Place {
 
 export const importFrom = Effect.fnUntraced(function*(input: ImportInput) {
   const output = yield* Output
-  const found = yield* compare(input, input)
+  const found = yield* compare(input, { delete: input.delete, guarded: input.delete && !input.dryRun })
   if (input.dryRun) {
     yield* show(found, { values: false })
     return found.length === 0 ? undefined : yield* silently(ExitCode.no)
