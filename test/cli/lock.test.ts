@@ -279,10 +279,12 @@ layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })("c
 
   it.effect("coord is stopped, and the command ends meanwhile: it may have done so too late, and the code is 123", () =>
     Effect.gen(function*() {
-      const done = yield* running("lock", "late/a", "--ttl", "2s", ...sh("echo up; sleep 1"))
-      const failed = yield* running("lock", "late/b", "--ttl", "2s", ...sh("echo up; sleep 1; exit 9"))
+      const go = Path.join(yield* folder, "go")
+      const done = yield* running("lock", "late/a", "--ttl", "2s", ...untilFile(go, 0))
+      const failed = yield* running("lock", "late/b", "--ttl", "2s", ...untilFile(go, 9))
       yield* Effect.all([done.line("up"), failed.line("up")])
       yield* Effect.all([done.kill("SIGSTOP"), failed.kill("SIGSTOP")])
+      Fs.writeFileSync(go, "")
       for (const name of ["late/a", "late/b"]) yield* inLine(name, 0)
       yield* Effect.all([done.kill("SIGCONT"), failed.kill("SIGCONT")])
       assert.deepStrictEqual(yield* Effect.all([done.ended, failed.ended]), [123, 123])
