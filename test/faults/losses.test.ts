@@ -365,8 +365,11 @@ for (const version of versions) {
                   lock.withLock(key, { ttl: "2 seconds" })((handle) =>
                     body(key, handle, Effect.andThen(Deferred.succeed(held, undefined), Effect.never))
                   ).pipe(
-                    // A hundred clients that connect anew at once may take longer than the timeout: then nothing is held yet.
-                    Effect.retry({ while: ({ _tag }) => _tag === "EtcdError" }),
+                    // A hundred clients that connect anew at once may take longer than the timeout, or than the lease: then nothing was
+                    // held yet by a body.
+                    Effect.retry({
+                      while: ({ _tag }) => Effect.map(Deferred.isDone(held), (is) => _tag === "EtcdError" || !is)
+                    }),
                     Effect.exit,
                     Effect.map((exit) => ({ exit, at: now() }))
                   )

@@ -71,6 +71,21 @@ const realSleep = (millis: number): Effect.Effect<void> =>
     return Effect.sync(() => clearTimeout(timer))
   })
 
+/** On Linux: whether no thread of it runs any more. A busy machine lets some run on for a while after SIGSTOP. */
+const isStopped = (pid: number): boolean => {
+  try {
+    return Fs.readdirSync(`/proc/${pid}/task`).every((thread) =>
+      /^\d+ \(.*\) [TtZX]/s.test(Fs.readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8"))
+    )
+  } catch {
+    // It or a thread of it has ended, or this is no Linux.
+    return !Fs.existsSync(`/proc/${pid}`)
+  }
+}
+
+const stopped = (pid: number): Effect.Effect<void> =>
+  Effect.suspend(() => isStopped(pid) ? Effect.void : Effect.andThen(realSleep(1), stopped(pid)))
+
 /** The answer to a request over HTTP, or undefined when none came in time. */
 export const httpRequest = (options: Http.RequestOptions, body = ""): Effect.Effect<string | undefined> =>
   Effect.callback((resume) => {
@@ -250,7 +265,10 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
     }),
     kill,
     start: Effect.orDie(Effect.andThen(spawn, ready)),
-    pause: signal("SIGSTOP"),
+    pause: Effect.andThen(
+      signal("SIGSTOP"),
+      Effect.suspend(() => stopped(current?.pid ?? 0))
+    ),
     resume: signal("SIGCONT"),
     etcdctl,
     etcdctlPath: options.binary.etcdctl,

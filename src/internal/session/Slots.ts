@@ -153,9 +153,10 @@ class OwnSlot implements Slot {
     return () => told.delete(tell)
   }
 
+  // Who is woken by the end of a session runs before all of its slots have been told.
   lossUnsafe(): SlotLoss | undefined {
-    this.session.lossUnsafe()
-    return this.#loss
+    const ended = this.session.lossUnsafe()
+    return this.#loss ?? ended?.why
   }
 
   get loss(): Effect.Effect<SlotLoss | undefined> {
