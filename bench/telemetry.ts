@@ -69,4 +69,7 @@ const program = Effect.gen(function*() {
   console.log(`of a list ${share(named, of("ConfigCenter.list"))}`)
 })
 
+// A server that is stopped keeps no event loop alive until it has ended.
+const alive = setInterval(() => {}, 60_000)
 await Effect.runPromise(Effect.scoped(program))
+clearInterval(alive)

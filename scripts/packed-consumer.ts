@@ -102,6 +102,8 @@ const { version } = JSON.parse(Fs.readFileSync(Path.join(root, "package.json"), 
 assert.match(run("npx", ["coord", "--help"]), /lock +Runs a command while holding a lock/)
 assert.match(run("npx", ["coord", "--version"]), new RegExp(`coord v?${version.replaceAll(".", "[.]")}`))
 say("npx coord runs")
+// A server that is stopped keeps no event loop alive until it has ended.
+const alive = setInterval(() => {}, 60_000)
 await Effect.runPromise(
   Effect.gen(function*() {
     const { endpoint } = yield* makeEtcdServer({ binary: yield* findAnyEtcd })
@@ -114,6 +116,7 @@ await Effect.runPromise(
     Effect.catchTag("EtcdNotFound", ({ message }) => Effect.sync(() => say(`npx coord lock was not tried: ${message}`)))
   )
 )
+clearInterval(alive)
 
 // Every public name, as a value or as a type.
 const index = Fs.readFileSync(Path.join(root, "src/index.ts"), "utf8").replace(/\/\*[^]*?\*\/|\/\/.*$/gm, "")
