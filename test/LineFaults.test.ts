@@ -174,8 +174,8 @@ for (const [kind, { acquire, attempt, root }] of Object.entries(kinds)) {
         yield* Effect.scoped(attempt(other))
       }))
 
-    // It is the same code for all of them, and takes its time.
-    for (const trying of kind === "semaphore" ? [false, true] : []) {
+    // A try is the same code for all of them.
+    for (const trying of kind === "semaphore" ? [false, true] : [false]) {
       it.effect(
         `interrupted at any step ${trying ? "of a try" : "while it waits"}, it leaves no key and keeps nobody out`,
         () =>
