@@ -46,7 +46,7 @@ for (const version of ["3.5", "3.4"] as const) {
           "configuration"
         ]
       )
-    }), { timeout: 60_000 })
+    }), { timeout: 120_000 })
 }
 
 it.live(
@@ -98,7 +98,7 @@ it.live("coord doctor says which rights a user lacks, and shows no password", ()
     assert.strictEqual(shown.code, 2)
     assert.match(shown.stderr, /^coord: --user takes the name alone.*--password-file\n$/)
     assert.notInclude(shown.stderr, password)
-  }), { timeout: 60_000 })
+  }), { timeout: 120_000 })
 
 it.live("coord doctor says where it looked in vain", () =>
   Effect.gen(function*() {
@@ -110,7 +110,7 @@ it.live("coord doctor says where it looked in vain", () =>
     const listed = yield* coord(endpoint, ["services", "--timeout", "1s"])
     assert.strictEqual(listed.code, 125)
     assert.match(listed.stderr, new RegExp(`^coord: [^\\n]*${endpoint}[^\\n]*\\n$`))
-  }), { timeout: 60_000 })
+  }), { timeout: 120_000 })
 
 it.live("a member that is down, and a store that is full, are found", () =>
   Effect.gen(function*() {
@@ -126,4 +126,4 @@ it.live("a member that is down, and a store that is full, are found", () =>
     assert.include(alarm?.detail, "NOSPACE")
     assert.include(alarm?.advice, "alarm disarm")
     assert.isDefined(problems.find(({ check }) => check === `member ${down}`))
-  }), { timeout: 60_000 })
+  }), { timeout: 120_000 })

@@ -5,11 +5,15 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Fs from "node:fs"
 import * as Path from "node:path"
+import { vi } from "vitest"
 import { Election, Etcd, layerEtcd, Operation, Semaphore } from "../../src/index.ts"
 import { coord as command } from "../utils/command.ts"
 import { TestEtcd } from "../utils/EtcdServer.ts"
 import { eventually } from "../utils/eventually.ts"
 import { folder, sh, start, untilFile } from "../utils/running.ts"
+
+// Each command is a process: on a busy machine it takes seconds to start.
+vi.setConfig({ testTimeout: 120_000 })
 
 const client = Effect.gen(function*() {
   const { endpoint } = yield* TestEtcd

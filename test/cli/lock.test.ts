@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Fs from "node:fs"
 import * as Path from "node:path"
+import { vi } from "vitest"
 import { Etcd, layerEtcd, Lock, Operation } from "../../src/index.ts"
 import { coord as command, coordBin, coordEnv } from "../utils/command.ts"
 import { TestEtcd } from "../utils/EtcdServer.ts"
@@ -12,6 +13,9 @@ import { freePort } from "../utils/ports.ts"
 import { run } from "../utils/processes.ts"
 import { makeProxy } from "../utils/Proxy.ts"
 import { folder, sh, start, stubborn, untilFile } from "../utils/running.ts"
+
+// Each command is a process: on a busy machine it takes seconds to start.
+vi.setConfig({ testTimeout: 120_000 })
 
 const coord = (...args: ReadonlyArray<string>) => Effect.flatMap(TestEtcd, ({ endpoint }) => command(endpoint, args))
 

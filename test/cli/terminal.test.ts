@@ -5,12 +5,16 @@ import * as Layer from "effect/Layer"
 import * as ChildProcess from "node:child_process"
 import * as Fs from "node:fs"
 import * as Path from "node:path"
+import { vi } from "vitest"
 import { layerEtcd, Lock } from "../../src/index.ts"
 import { coordBin, coordEnv } from "../utils/command.ts"
 import { TestEtcd } from "../utils/EtcdServer.ts"
 import { eventually } from "../utils/eventually.ts"
 import { run } from "../utils/processes.ts"
 import { folder, sh } from "../utils/running.ts"
+
+// Each command is a process: on a busy machine it takes seconds to start.
+vi.setConfig({ testTimeout: 120_000 })
 
 const fixture = new URL("../fixtures/terminal.py", import.meta.url).pathname
 const without = ChildProcess.spawnSync("python3", ["-c", "import pty"]).status !== 0

@@ -3,6 +3,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import { vi } from "vitest"
 import { Election } from "../../src/Election.ts"
 import { layerEtcd } from "../../src/EtcdLive.ts"
 import { Lock } from "../../src/Lock.ts"
@@ -12,6 +13,9 @@ import { coord as command, coordBin, coordEnv } from "../utils/command.ts"
 import { TestEtcd } from "../utils/EtcdServer.ts"
 import { run } from "../utils/processes.ts"
 import { onTerminal } from "../utils/terminal.ts"
+
+// Each command is a process: on a busy machine it takes seconds to start.
+vi.setConfig({ testTimeout: 120_000 })
 
 const coord = (args: ReadonlyArray<string>) => Effect.flatMap(TestEtcd, ({ endpoint }) => command(endpoint, args))
 
@@ -201,5 +205,5 @@ layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })("c
       )
       terminal.type("\u0003")
       assert.strictEqual(yield* terminal.ended, 130)
-    }), { timeout: 60_000 })
+    }), { timeout: 120_000 })
 })
