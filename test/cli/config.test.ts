@@ -3,6 +3,8 @@ import * as Effect from "effect/Effect"
 import * as Fs from "node:fs"
 import * as Os from "node:os"
 import * as Path from "node:path"
+import { Readable } from "node:stream"
+import { setTimeout } from "node:timers/promises"
 import { vi } from "vitest"
 import { coord as command, coordBin, coordEnv } from "../utils/command.ts"
 import { TestEtcd } from "../utils/EtcdServer.ts"
@@ -41,6 +43,19 @@ layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })("c
       const listed = yield* coord(["ls", "--values", "--no-json"])
       assert.include(listed.text, "\\x1b[31mred")
       assert.notInclude(listed.text, "\u001b")
+    }))
+
+  it.effect("a value that is still being written to standard input is waited for", () =>
+    Effect.gen(function*() {
+      const input = Readable.from((async function*() {
+        yield "first, "
+        // Long after the command has begun to read, on a machine that is not too busy: else it proves nothing.
+        await setTimeout(2000)
+        yield "second"
+      })())
+      const set = yield* coord(["set", "a/slow", "-"], { input })
+      assert.strictEqual(set.code, 0, set.stderr)
+      assert.strictEqual((yield* coord(["get", "--value", "a/slow"])).text, "first, second")
     }))
 
   it.effect("the value of a file, an empty one, and one that begins with a dash", () =>
@@ -142,7 +157,8 @@ layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })("c
   it.effect("who reads only the first lines of a long list ends it", () =>
     Effect.gen(function*() {
       const { endpoint } = yield* TestEtcd
-      yield* coord(["set", "pipe/long", "-"], { input: "x".repeat(1_000_000) })
+      const set = yield* coord(["set", "pipe/long", "-"], { input: "x".repeat(1_000_000) })
+      assert.strictEqual(set.code, 0, set.stderr)
       const shell = yield* run("sh", [
         "-c",
         `"$0" "$1" config ls pipe --values | head -c 10; echo`,
@@ -150,7 +166,7 @@ layer(TestEtcd.layer(), { timeout: "60 seconds", excludeTestServices: true })("c
         coordBin
       ], coordEnv({ ETCD_ENDPOINTS: endpoint }))
       assert.strictEqual(yield* shell.ended, 0)
-      assert.deepStrictEqual(yield* shell.lines, ["{\"key\":\"pi"])
+      assert.deepStrictEqual(yield* shell.lines, ["{\"key\":\"pi"], yield* shell.errors)
     }))
 
   it.effect("without etcd: one line, exit code 125", () =>

@@ -1,6 +1,7 @@
 /** The `coord` command as a process: what went in, what came out. */
 import * as Effect from "effect/Effect"
 import * as ChildProcess from "node:child_process"
+import { Readable } from "node:stream"
 
 export const coordBin = new URL("../../src/cli/bin.ts", import.meta.url).pathname
 
@@ -23,7 +24,7 @@ export const coordEnv = (env: NodeJS.ProcessEnv): NodeJS.ProcessEnv => ({
 export const coord = (
   endpoints: string,
   args: ReadonlyArray<string>,
-  { env = {}, input }: { readonly env?: NodeJS.ProcessEnv; readonly input?: string | Uint8Array } = {}
+  { env = {}, input }: { readonly env?: NodeJS.ProcessEnv; readonly input?: string | Uint8Array | Readable } = {}
 ): Effect.Effect<Ended> =>
   Effect.callback((resume) => {
     const child = ChildProcess.spawn(process.execPath, [coordBin, ...args], {
@@ -33,7 +34,8 @@ export const coord = (
     const out: Array<Buffer> = []
     const errors: Array<Buffer> = []
     child.stdin.on("error", () => {})
-    child.stdin.end(input)
+    if (input instanceof Readable) input.pipe(child.stdin)
+    else child.stdin.end(input)
     child.stdout.on("data", (chunk: Buffer) => out.push(chunk))
     child.stderr.on("data", (chunk: Buffer) => errors.push(chunk))
     child.once("close", (code) => {

@@ -5,6 +5,8 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Fs from "node:fs"
+import Process from "node:process"
+import { buffer } from "node:stream/consumers"
 import { ConfigCenter, RawBytes } from "../../../ConfigCenter.ts"
 import { ConfigChange } from "../../../ConfigChange.ts"
 import { Exit, ExitCode } from "../../Exit.ts"
@@ -40,13 +42,16 @@ interface SetInput {
   readonly checkJson: boolean
 }
 
-const standardInput = 0
+/** Waits for what has not been written yet: a read of the descriptor would block everything, or fail where it is not to block. */
+const standardInput: Effect.Effect<Uint8Array, Exit> = Effect.tryPromise({
+  try: () => buffer(Process.stdin),
+  catch: () => usage("standard input cannot be read")
+})
 
 const contentOf = (path: string): Effect.Effect<Uint8Array, Exit> =>
-  Effect.try({
-    try: () => Fs.readFileSync(path === "-" ? standardInput : path),
-    catch: () =>
-      usage(path === "-" ? "standard input cannot be read" : `--file ${printable(path)}: there is no such file to read`)
+  path === "-" ? standardInput : Effect.try({
+    try: () => Fs.readFileSync(path),
+    catch: () => usage(`--file ${printable(path)}: there is no such file to read`)
   })
 
 const given = ({ file, value }: SetInput): Effect.Effect<Uint8Array, Exit> => {
