@@ -25,6 +25,7 @@ export interface Answer {
 export interface Stubs {
   readonly KV: {
     readonly range: Unary<Etcd3.IRangeRequest, Etcd3.IRangeResponse>
+    readonly put: Unary<Etcd3.IPutRequest, Etcd3.IPutResponse>
     readonly txn: Unary<Etcd3.ITxnRequest, Etcd3.ITxnResponse>
   }
   readonly Lease: {
@@ -83,7 +84,7 @@ export const makeStubs = (current: () => ChannelInterface): Effect.Effect<Stubs>
       return (...rest) => new UnaryCall(channel, method, ...rest)
     }
     return {
-      KV: { range: unary(KV, "range"), txn: unary(KV, "txn") },
+      KV: { range: unary(KV, "range"), put: unary(KV, "put"), txn: unary(KV, "txn") },
       Lease: {
         leaseGrant: unary(Lease, "leaseGrant"),
         leaseRevoke: unary(Lease, "leaseRevoke"),

@@ -9,6 +9,7 @@ import type {
   ILeaseGrantResponse,
   ILeaseRevokeResponse,
   ILeaseTimeToLiveResponse,
+  IPutResponse,
   IRangeResponse,
   IStatusResponse,
   ITxnResponse
@@ -18,7 +19,16 @@ import { decodeKey } from "../keys.ts"
 import type { Transport } from "../Transport.ts"
 import { type ConnectionSettings, makeConnection } from "./connection.ts"
 import { makeKeepAlive } from "./lease.ts"
-import { memberHealth, rangeRequest, rangeResult, txnCall, txnLease, txnResult } from "./messages.ts"
+import {
+  memberHealth,
+  putAnswer,
+  putCall,
+  rangeRequest,
+  rangeResult,
+  txnCall,
+  txnLease,
+  txnResult
+} from "./messages.ts"
 import { isLeaseExists, type Status } from "./status.ts"
 import type { Answer, Send } from "./stubs.ts"
 import { makeAuthenticated } from "./token.ts"
@@ -51,9 +61,16 @@ export const makeTransport = Effect.fnUntraced(function*(
 
     txn: (request) =>
       Effect.suspend(() => {
+        const put = putCall(request)
+        if (put !== undefined) {
+          return Effect.map(call<IPutResponse>((stubs, ...rest) => stubs.KV.put(put, ...rest)), putAnswer)
+        }
         const message = txnCall(request)
-        return call<ITxnResponse>((stubs, ...rest) => stubs.KV.txn(message, ...rest))
-      }).pipe(Effect.map((answer) => txnResult(request, answer)), failsAs("txn", txnLease(request))),
+        return Effect.map(
+          call<ITxnResponse>((stubs, ...rest) => stubs.KV.txn(message, ...rest)),
+          (answer) => txnResult(request, answer)
+        )
+      }).pipe(failsAs("txn", txnLease(request))),
 
     leaseGrant: (id, ttl) =>
       call<ILeaseGrantResponse>((stubs, ...rest) =>
