@@ -401,6 +401,7 @@ export class Etcd extends Context.Service<Etcd, {
   readonly leaseGrant: (ttl: Duration.Duration) => Effect.Effect<Lease, EtcdError>
   /** One beat: answers the new time to live, counted from when this effect was started; `LeaseNotFound` when it is gone. */
   readonly leaseKeepAlive: (id: bigint) => Effect.Effect<Duration.Duration, EtcdError>
+  /** Deletes the keys on it as well; `LeaseNotFound` when it was gone before. */
   readonly leaseRevoke: (id: bigint) => Effect.Effect<void, EtcdError>
   readonly leaseTimeToLive: (id: bigint) => Effect.Effect<LeaseStatus, EtcdError>
   readonly watch: (request: WatchRequest) => Stream.Stream<WatchItem, EtcdError>

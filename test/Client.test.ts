@@ -206,6 +206,25 @@ describe("writes", () => {
     }))
 })
 
+describe("leaseRevoke", () => {
+  const gone = error(new LeaseNotFound({ leaseId: 1n }))
+
+  it.effect("a lease that is gone after an answer was lost has been revoked", () =>
+    Effect.gen(function*() {
+      const script = scripted<void>(Effect.fail(dropped), Effect.fail(gone))
+      const etcd = yield* make({ leaseRevoke: script.call })
+      yield* inTime(etcd.leaseRevoke(1n))
+      assert.strictEqual(script.calls.length, 2)
+    }))
+
+  it.effect("one that was gone before has not", () =>
+    Effect.gen(function*() {
+      const script = scripted<void>(Effect.fail(notSent), Effect.fail(gone))
+      const etcd = yield* make({ leaseRevoke: script.call })
+      assert.deepStrictEqual(yield* inTime(reasonOf(etcd.leaseRevoke(1n))), gone.reason)
+    }))
+})
+
 describe("leaseGrant", () => {
   const ttl = Duration.seconds(10)
   const granted = { ttl, exists: false }

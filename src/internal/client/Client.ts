@@ -76,12 +76,31 @@ export const makeEtcd = Effect.fnUntraced(function*(
     return yield* granting(attempt)
   })
 
+  const leaseRevoke = (id: bigint): Effect.Effect<void, EtcdError> =>
+    Effect.suspend(() => {
+      let unanswered = false
+      return transport.leaseRevoke(id).pipe(
+        Effect.tapError((error) =>
+          Effect.sync(() => {
+            unanswered ||= isUnanswered(error)
+          })
+        ),
+        read,
+        // By the attempt whose answer was lost.
+        Effect.catchReason(
+          "EtcdError",
+          "LeaseNotFound",
+          (_, error) => unanswered ? Effect.void : Effect.fail(error)
+        )
+      )
+    })
+
   return {
     range: (request) => transport.range(request).pipe(read, named("range", rangeKey(request))),
     txn: (request) => transport.txn(request).pipe(isReadOnly(request) ? read : write, named("txn", txnKey(request))),
     leaseGrant: (ttl) => leaseGrant(ttl).pipe(named("leaseGrant")),
     leaseKeepAlive: (id) => transport.leaseKeepAlive(id).pipe(read, named("leaseKeepAlive")),
-    leaseRevoke: (id) => transport.leaseRevoke(id).pipe(read, named("leaseRevoke")),
+    leaseRevoke: (id) => leaseRevoke(id).pipe(named("leaseRevoke")),
     leaseTimeToLive: (id) => transport.leaseTimeToLive(id).pipe(ask, read, named("leaseTimeToLive")),
     watch: (request) => {
       // etcd would watch something else.
