@@ -284,7 +284,7 @@ export interface LeaseStatus {
 export type WatchRequest = KeyRange & {
   /**
    * The first revision to deliver. Such a watch survives reconnects and delivers every revision from it exactly once
-   * and in order. Without it the watch starts at an unspecified revision about now, is never resumed, and ends when it is cut.
+   * and in order; where etcd has compacted it, or the one before it, it fails with `Compacted`. Without it the watch starts at an unspecified revision about now, is never resumed, and ends when it is cut.
    */
   readonly startRevision?: bigint | undefined
   /** Asks for the value before each event. It can be missing after a compaction. */

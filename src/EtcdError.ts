@@ -59,7 +59,8 @@ export class PermissionDenied extends Schema.TaggedError<PermissionDenied>()("Pe
 }
 
 /**
- * The revision that was asked for has been compacted. `compactRevision` is the oldest that is left, `0n` when etcd did not say.
+ * The revision that was asked for has been compacted. `compactRevision` is the oldest that can be read, `0n` when etcd did not say;
+ * watches start after it, as etcd before 3.4.36 and 3.5.18 has forgotten what was deleted in it.
  *
  * @category errors
  * @since 0.1.0
@@ -68,7 +69,7 @@ export class Compacted extends Schema.TaggedError<Compacted>()("Compacted", { co
   override get message(): string {
     return this.compactRevision === 0n
       ? "the revision has been compacted"
-      : `the revision has been compacted: the oldest one left is ${this.compactRevision}`
+      : `the revision has been compacted: the oldest one that can be read is ${this.compactRevision}, and history is left after it`
   }
 }
 

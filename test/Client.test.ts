@@ -439,16 +439,19 @@ describe("watch from a revision", () => {
         watch: (request) => {
           starts.push(request.startRevision)
           const start = request.startRevision ?? 0n
-          return Stream.fromArrays([opened(9n)], [batch(start)]).pipe(Stream.concat(Stream.fail(dropped)))
+          return Stream.fromArrays([opened(9n)], [batch(start)], [batch(start + 1n)]).pipe(
+            Stream.concat(Stream.fail(dropped))
+          )
         }
       })
       const pull = yield* Stream.toPull(etcd.watch({ key: "/a", startRevision: 3n }))
       assert.deepStrictEqual(yield* pull, [opened(9n)])
       assert.deepStrictEqual(yield* pull, [batch(3n)])
-      assert.deepStrictEqual(starts, [3n])
+      // Asked for the revision before, etcd says so when what is wanted may have been compacted.
+      assert.deepStrictEqual(starts, [2n])
       assert.deepStrictEqual(yield* inTime(pull), [opened(9n)])
       assert.deepStrictEqual(yield* pull, [batch(4n)])
-      assert.deepStrictEqual(starts, [3n, 4n])
+      assert.deepStrictEqual(starts, [2n, 3n])
     }))
 
   it.effect("says so at each reopen", () =>

@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
 import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import { type Etcd, Operation, type WatchItem } from "../src/Etcd.ts"
@@ -122,12 +123,33 @@ for (const version of versions) {
           assert.deepInclude(error.reason, { _tag: "Compacted", compactRevision: last })
           assert.deepInclude(error, { operation: "watch", key: "/w/" })
         }
-        // The oldest revision that is left can be watched.
-        const [, batch] = yield* direct.watch({ prefix: "/w/", startRevision: last }).pipe(
+      }))
+
+    it.live("does not lose a deletion whose revision was compacted while it was cut", () =>
+      Effect.gen(function*() {
+        const server = yield* makeEtcdServer({ version })
+        const proxy = yield* makeProxy({ port: server.port })
+        const direct = yield* connect({ endpoints: server.endpoint })
+        const etcd = yield* connect({ endpoints: proxy.endpoint })
+        const put = yield* write(direct, "/w/a")
+        const seen = yield* Latch.make()
+        const watching = yield* etcd.watch({ prefix: "/w/", startRevision: put }).pipe(
+          Stream.filter((item) => item._tag === "Batch"),
+          Stream.tap(() => seen.open),
           Stream.take(2),
-          Stream.runCollect
+          Stream.runCollect,
+          Effect.flip,
+          Effect.forkChild({ startImmediately: true })
         )
-        assert.strictEqual(batch?.revision, last)
+        yield* seen.await
+        yield* proxy.refuse
+        yield* proxy.cut
+        const { revision } = yield* direct.txn({ success: [Operation.delete("/w/a")] })
+        yield* compact(server, revision)
+        yield* write(direct, "/w/b")
+        yield* proxy.accept
+        const error = yield* Fiber.join(watching)
+        assert.deepInclude(error.reason, { _tag: "Compacted", compactRevision: revision })
       }))
 
     it.live("brings large revisions whole, however the server fragments them", () =>

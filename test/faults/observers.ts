@@ -37,10 +37,10 @@ export interface Observer {
 // The port
 // -----------------------------------------------------------------------------
 
-/** Every revision from the first on. Where etcd has forgotten some it goes on with the oldest that is left. */
+/** Every revision from the first on. Where etcd has forgotten some it goes on after them. */
 export const observePort = Effect.fnUntraced(function*(name: string, etcd: Etcd["Service"]) {
   const seen: Array<string> = []
-  const gaps: Array<{ readonly from: bigint; readonly to: bigint }> = []
+  const gaps: Array<{ readonly from: bigint; readonly last: bigint }> = []
   let next = 2n
   let failure: EtcdError | undefined
   const watch = Effect.suspend(() =>
@@ -60,10 +60,10 @@ export const observePort = Effect.fnUntraced(function*(name: string, etcd: Etcd[
   yield* watch.pipe(
     Effect.catchIf(({ reason }) => reason._tag === "Compacted", ({ reason }) =>
       Effect.sync(() => {
-        const to = "compactRevision" in reason ? reason.compactRevision : 0n
-        if (to <= next) throw new Error(`${name} was told that ${next} is compacted, and ${to} is not`)
-        gaps.push({ from: next, to })
-        next = to
+        const last = "compactRevision" in reason ? reason.compactRevision : 0n
+        if (last < next) throw new Error(`${name} was told that ${next} is compacted, and ${last} is not`)
+        gaps.push({ from: next, last })
+        next = last + 1n
       })),
     Effect.forever,
     Effect.tapError((error) =>
@@ -82,7 +82,7 @@ export const observePort = Effect.fnUntraced(function*(name: string, etcd: Etcd[
       gaps: gaps.length,
       resyncs: 0,
       account: account(
-        facts.filter(({ revision }) => !gaps.some(({ from, to }) => from <= revision && revision < to))
+        facts.filter(({ revision }) => !gaps.some(({ from, last }) => from <= revision && revision <= last))
           .map(({ key, revision, value }) => idOf({ revision, key, text: value })),
         seen
       )

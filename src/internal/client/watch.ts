@@ -67,7 +67,7 @@ export const watchFrom = (
           yield* opened(item.revision)
           if (interrupted) yield* Effect.andThen(resume, Telemetry.watchReopened)
         } else {
-          // Old servers send events from before the start.
+          // The revision before the start, if it changed something here; and old servers send events from before that.
           if (item.revision < next) continue
           next = item.revision + 1n
           if (item.revision > seen) seen = item.revision
@@ -77,7 +77,9 @@ export const watchFrom = (
       return out
     })
 
-    return Stream.suspend(() => transport.watch({ ...request, startRevision: next })).pipe(
+    // One revision more than is wanted: of a revision that is itself the compacted one, etcd before 3.4.36 and 3.5.18 forgets the
+    // deletions without a word. Asked for the one before it, it says `Compacted`.
+    return Stream.suspend(() => transport.watch({ ...request, startRevision: next > 1n ? next - 1n : next })).pipe(
       Stream.chunks,
       Stream.mapEffect(observe),
       Stream.filter(Arr.isArrayNonEmpty),
