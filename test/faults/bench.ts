@@ -4,7 +4,7 @@ import * as Fiber from "effect/Fiber"
 import { makeCluster } from "../utils/Cluster.ts"
 import type { EtcdServer, EtcdVersion } from "../utils/EtcdServer.ts"
 import { makeProxy, type Proxy } from "../utils/Proxy.ts"
-import { connect } from "./clients.ts"
+import { connect, now } from "./clients.ts"
 import type { Chance } from "./random.ts"
 
 export type Client = Effect.Success<ReturnType<typeof connect>>
@@ -43,11 +43,18 @@ export interface FaultOptions {
   readonly victim: () => string | undefined
 }
 
+/** A member led, and was stopped for so long. */
+export interface LeaderStop {
+  readonly from: number
+  readonly to: number
+}
+
 /** One fault after another, to the network and to the members, until it is told to stop; then all is whole again. */
 export const makeFaults = Effect.fnUntraced(function*(bench: Bench, random: Chance, options: FaultOptions) {
   const { clients, cluster } = bench
   const counts = new Map<string, number>()
   const count = (what: string) => Effect.sync(() => void counts.set(what, (counts.get(what) ?? 0) + 1))
+  const stops: Array<LeaderStop> = []
   const down = new Set<EtcdServer>()
   let stopped = false
   const sleep = (from: number, to: number) => Effect.suspend(() => Effect.sleep(random.int(from, to)))
@@ -125,8 +132,10 @@ export const makeFaults = Effect.fnUntraced(function*(bench: Bench, random: Chan
       : followers[random.int(0, followers.length - 1)] ?? leader
     down.add(member)
     if (kind === "paused") {
+      const from = now()
       yield* member.pause
       yield* sleep(500, 4000)
+      if (member === leader) stops.push({ from, to: now() })
       yield* member.resume
       yield* count(member === leader ? "leaders stopped for a while" : "followers stopped for a while")
     } else {
@@ -142,6 +151,7 @@ export const makeFaults = Effect.fnUntraced(function*(bench: Bench, random: Chan
   const loops = [yield* loop(network), yield* loop(members)]
   return {
     counts: (): string => [...counts].map(([what, times]) => `${times} ${what}`).join(", "),
+    stops: (): ReadonlyArray<LeaderStop> => stops,
     stop: Effect.suspend(() => {
       stopped = true
       return Effect.forEach(loops, Fiber.join, { discard: true })

@@ -133,8 +133,8 @@ const run = Effect.fnUntraced(function*(version: EtcdVersion, seconds: number) {
   const lost = failures.get("withLock: LockLost") ?? 0
   judged(
     `holders of locks, ${lost} of whom lost theirs`,
-    "never two, nothing committed without the lock",
-    judgeLocks(facts, holds, fenced)
+    "never two by the library, nothing committed without the lock",
+    judgeLocks(facts, holds, fenced, faults.stops())
   )
   judged("registrations", "each acknowledged update written, none undone", judgeUpdates(facts, updates))
   for (const { id, metadata } of present) {

@@ -5,6 +5,7 @@ import * as Effect from "effect/Effect"
 import * as ChildProcess from "node:child_process"
 import * as Readline from "node:readline"
 import type { Cluster } from "../utils/Cluster.ts"
+import { now } from "./clients.ts"
 
 export interface Fact {
   readonly revision: bigint
@@ -14,6 +15,8 @@ export interface Fact {
   readonly createRevision: bigint
   readonly version: number
   readonly leased: boolean
+  /** When it was told. */
+  readonly at: number
 }
 
 interface Raw {
@@ -57,6 +60,7 @@ export const recordTruth = Effect.fnUntraced(function*(cluster: Cluster) {
       })
       Readline.createInterface({ input: child.stdout }).on("line", (line) => {
         const events: ReadonlyArray<Raw> = JSON.parse(line).Events ?? []
+        const at = now()
         for (const { kv, type } of events) {
           facts.push({
             revision: BigInt(kv.mod_revision),
@@ -64,7 +68,8 @@ export const recordTruth = Effect.fnUntraced(function*(cluster: Cluster) {
             value: type === 1 ? undefined : text(kv.value ?? ""),
             createRevision: BigInt(kv.create_revision ?? 0),
             version: kv.version ?? 0,
-            leased: (kv.lease ?? 0) !== 0
+            leased: (kv.lease ?? 0) !== 0,
+            at
           })
         }
       })

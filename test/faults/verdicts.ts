@@ -1,5 +1,6 @@
 /** Judges what clients were told by what happened. Each verdict counts what must not be, and says which. */
-import type { Hold, Log, Update, Write } from "./load.ts"
+import type { LeaderStop } from "./bench.ts"
+import { type Hold, lockTtl, type Log, type Update, type Write } from "./load.ts"
 import type { Fact } from "./truth.ts"
 
 export type Fenced = Parameters<Log["fenced"]>[0]
@@ -60,13 +61,36 @@ export const judgeWrites = (facts: ReadonlyArray<Fact>, writes: ReadonlyArray<Wr
   }
 }
 
+/**
+ * A leader that others have replaced while it was stopped takes leases for expired that they have renewed, and has them revoked when it
+ * goes on, before it knows (seen on 3.5.30: https://github.com/etcd-io/etcd/issues/15247 is mended for one that is slow, not for one that
+ * was stopped). The holder hears of that from the next beat that is answered, or at its own deadline.
+ */
+const isWronglyRevoked = (entries: ReadonlyArray<Fact>, hold: Hold, stops: ReadonlyArray<LeaderStop>): boolean => {
+  const put = entries.find(({ createRevision, value }) => value !== undefined && createRevision === hold.token)
+  const gone = entries.find(({ key, revision, value }) =>
+    value === undefined && key === put?.key && revision > hold.token
+  )
+  if (gone === undefined || hold.end > gone.at + lockTtl) return false
+  // Sooner nobody else is elected.
+  return stops.some(({ from, to }) => to - from >= electionTimeout && gone.at >= to && gone.at < to + revoking)
+}
+
+/** Of etcd, in milliseconds. */
+const electionTimeout = 1000
+
+/** So long after it goes on, on a busy machine, in milliseconds. */
+const revoking = 2000
+
 /** No two holders at a time, each token that of an entry and greater than the last, and nothing committed without the lock. */
 export const judgeLocks = (
   facts: ReadonlyArray<Fact>,
   holds: ReadonlyArray<Hold>,
-  fenced: ReadonlyArray<Fenced>
+  fenced: ReadonlyArray<Fenced>,
+  stops: ReadonlyArray<LeaderStop>
 ): Verdict => {
   const wrong: Array<string> = []
+  let revoked = 0
   for (const [lock, held] of group(holds, ({ lock }) => lock)) {
     const entries = facts.filter(({ key }) => key.startsWith(`/locks/${lock}/`))
     const tokens = new Set(entries.map(({ createRevision }) => createRevision))
@@ -78,9 +102,10 @@ export const judgeLocks = (
       if (last !== undefined) {
         // While one runs, the ends of others are in the future.
         if (!(last.end <= hold.start)) {
-          wrong.push(
-            `${what} began ${(last.end - hold.start).toFixed(1)} ms before the end of ${last.who} with ${last.token}`
-          )
+          if (isWronglyRevoked(entries, last, stops)) revoked++
+          else {wrong.push(
+              `${what} began ${(last.end - hold.start).toFixed(1)} ms before the end of ${last.who} with ${last.token}`
+            )}
         }
         if (last.token >= hold.token) wrong.push(`${what} came after token ${last.token}`)
       }
@@ -116,7 +141,9 @@ export const judgeLocks = (
   }
   return {
     wrong,
-    words: `${holds.length} holds: ${wrong.length} wrong (overlaps, tokens, fenced writes); ${committed} fenced writes`
+    words:
+      `${holds.length} holds: ${wrong.length} wrong (overlaps, tokens, fenced writes), ${revoked} overlaps by leases that etcd revoked ` +
+      `before their time; ${committed} fenced writes`
   }
 }
 
