@@ -99,6 +99,7 @@ export class Link {
   }
 
   cut(detail = "the connection was cut"): void {
+    if (this.waiting.size === 0) return
     const reason = new Unavailable({ detail, sent: true })
     for (const waiting of this.waiting) waiting.fail(reason)
   }

@@ -56,7 +56,6 @@ export class Timeline {
   calmFrom = Infinity
   readonly random: Random
   private readonly heap: Array<Timer> = []
-  private readonly ready: Array<Process> = []
   private order = 0
   private cancelled = 0
 
@@ -103,15 +102,26 @@ export class Timeline {
   }
 
   private runTask(): boolean {
-    const { ready } = this
-    ready.length = 0
+    let chosen: Process | undefined
+    let ready = 0
     for (const process of this.processes) {
-      if (process.isReady) ready.push(process)
+      if (!process.isReady) continue
+      chosen = process
+      ready++
     }
-    if (ready.length === 0) return false
+    if (chosen === undefined) return false
     if (++this.tasks > maxTasks) throw new Livelock(`more than ${maxTasks} tasks`)
-    ready[ready.length === 1 ? 0 : this.random.below(ready.length)]?.runTask()
+    if (ready > 1) chosen = this.readyOne(this.random.below(ready))
+    chosen?.runTask()
     return true
+  }
+
+  private readyOne(index: number): Process | undefined {
+    let left = index
+    for (const process of this.processes) {
+      if (process.isReady && left-- === 0) return process
+    }
+    return undefined
   }
 
   private sweep(): void {

@@ -66,7 +66,7 @@ export const jepsen = (seed: number, fenced: boolean): Lost => {
     ended: () => {}
   })
   over = true
-  course.wait(20_000, () => course.open().length === 0)
+  course.wait(20_000, () => !course.isOpen())
   const answer = world.server.store.range({ key })
   const last = answer._tag === "Success" ? answer.success.kvs[0] : undefined
   const present = new Set(last === undefined ? [] : decoder.decode(last.value).split(" "))

@@ -19,9 +19,11 @@ export interface RawRange {
 const latin1 = (bytes: Uint8Array): RawKey =>
   Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("latin1")
 
-export const toRaw = (key: string): RawKey => latin1(encodeKey(key))
+const isAscii = (text: string): boolean => /^[\0-\x7f]*$/.test(text)
 
-export const fromRaw = (raw: RawKey): string => decodeKey(Buffer.from(raw, "latin1"))
+export const toRaw = (key: string): RawKey => isAscii(key) ? key : latin1(encodeKey(key))
+
+export const fromRaw = (raw: RawKey): string => isAscii(raw) ? raw : decodeKey(Buffer.from(raw, "latin1"))
 
 export const toRawRange = (range: KeyRange): RawRange => {
   if ("key" in range) return { from: toRaw(range.key), to: undefined, one: true }

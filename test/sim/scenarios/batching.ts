@@ -332,7 +332,7 @@ const play = (world: World, plan: Plan<BatchAction>): void => {
       world.violate("no unexpected failure", `c${action.client}.${number}: ${describe(exit)}`)
     }
   })
-  course.wait(60_000, () => course.open().length === 0)
+  course.wait(60_000, () => !course.isOpen())
   for (const number of course.open()) world.violate("every call ends", `c${plan.actions[number]?.client}.${number}`)
   // What was sent and given up may still be applied.
   course.wait(5000)

@@ -218,10 +218,11 @@ const play = (world: World, plan: Plan<ConfigAction>): void => {
       world.violate("no unexpected failure", `c${action.client}.${number} ${action.how}: ${describe(exit)}`)
     }
   })
-  const isWatcher = (number: number) => ["watch", "watchPrefix", "live"].includes(plan.actions[number]?.how ?? "")
-  const busy = () => course.open().filter((number) => !isWatcher(number))
-  course.wait(40_000, () => busy().length === 0)
-  for (const number of busy()) world.violate("every call ends", `c${plan.actions[number]?.client}.${number}`)
+  const isBusy = (number: number) => !["watch", "watchPrefix", "live"].includes(plan.actions[number]?.how ?? "")
+  course.wait(40_000, () => !course.isOpen(isBusy))
+  for (const number of course.open().filter(isBusy)) {
+    world.violate("every call ends", `c${plan.actions[number]?.client}.${number}`)
+  }
   // For watches to come back.
   course.wait(10_000)
   const alive = ({ client }: { readonly client: number }) => !world.isCrashed(client)

@@ -23,6 +23,8 @@ export interface Course<Services> {
   readonly clients: ReadonlyArray<Client<Services>>
   /** Begun, not ended, and in no process that has crashed. */
   readonly open: () => ReadonlyArray<number>
+  /** Whether any is, of those that `which` says. Asked after every task. */
+  readonly isOpen: (which?: (number: number) => boolean) => boolean
   /** Interrupts one that is open. */
   readonly stop: (number: number) => void
   /** Lets time pass, in milliseconds. */
@@ -76,11 +78,12 @@ export const drive = <Action extends { readonly client: number; readonly at: num
   if (pending > 0) world.violate("clients start", `${pending} actions have not begun`)
   return {
     clients: clients.filter((client) => client !== undefined),
-    open: () => {
-      // Asked for after every task.
-      const numbers: Array<number> = []
-      for (const [number, { client }] of open) if (!world.isCrashed(client)) numbers.push(number)
-      return numbers
+    open: () => [...open].flatMap(([number, { client }]) => world.isCrashed(client) ? [] : [number]),
+    isOpen: (which) => {
+      for (const [number, { client }] of open) {
+        if (!world.isCrashed(client) && which?.(number) !== false) return true
+      }
+      return false
     },
     stop: (number) => {
       const entry = open.get(number)

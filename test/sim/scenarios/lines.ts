@@ -107,13 +107,13 @@ const play = (world: World, plan: Plan<LineAction>): void => {
     run: (client, action, number) => attempt(judge, client, action, number),
     ended: (action, number, exit) => judge.ended(action, number, exit)
   })
-  course.wait(patience, () => course.open().length === 0)
+  course.wait(patience, () => !course.isOpen())
   judge.afterAll(course.open())
   const ttl = Math.max(2, ...plan.actions.map((action) => action.ttl))
   course.wait((ttl * 1000 + 3000) * 1.02)
   judge.orphans()
   for (const number of course.open()) course.stop(number)
-  course.wait(5000, () => course.open().length === 0)
+  course.wait(5000, () => !course.isOpen())
   world.finish(course.clients)
 }
 

@@ -106,15 +106,14 @@ const play = (world: World, plan: Plan<LockAction>): void => {
     run: (client, action, number) => attempt(judge, client, action, number),
     ended: (action, number, exit) => judge.ended(action, number, exit)
   })
-  const isKeeper = (number: number) => plan.actions[number]?.how === "keep"
-  const waiting = () => course.open().filter((number) => !isKeeper(number))
-  course.wait(patience, () => waiting().length === 0)
-  judge.afterAll(waiting())
+  const isWaiting = (number: number) => plan.actions[number]?.how !== "keep"
+  course.wait(patience, () => !course.isOpen(isWaiting))
+  judge.afterAll(course.open().filter(isWaiting))
   const ttl = Math.max(2, ...plan.actions.map((action) => action.ttl))
   course.wait((ttl * 1000 + 3000) * 1.02)
   judge.orphans()
   for (const number of course.open()) course.stop(number)
-  course.wait(5000, () => course.open().length === 0)
+  course.wait(5000, () => !course.isOpen())
   world.finish(course.clients)
 }
 

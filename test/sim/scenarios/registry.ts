@@ -214,7 +214,7 @@ const play = (world: World, plan: Plan<RegistryAction>): void => {
   })
 
   const isOver = (number: number) => plan.actions[number]?.how === "register" && plan.actions[number].for !== undefined
-  course.wait(30_000, () => !course.open().some(isOver))
+  course.wait(30_000, () => !course.isOpen(isOver))
   for (const number of course.open().filter(isOver)) world.violate("every call ends", `action ${number}`)
   const ttl = Math.max(2, ...plan.actions.map((action) => action.ttl))
   course.wait((ttl * 1000 + 5000) * 1.02)
@@ -239,7 +239,7 @@ const play = (world: World, plan: Plan<RegistryAction>): void => {
   for (const number of course.open()) {
     if (plan.actions[number]?.how === "register") course.stop(number)
   }
-  course.wait(5000, () => !course.open().some((number) => plan.actions[number]?.how === "register"))
+  course.wait(5000, () => !course.isOpen((number) => plan.actions[number]?.how === "register"))
   if (keysOfLive(world).length > 0) world.violate("no entry is left behind", keysOfLive(world).join(" "))
   world.finish(course.clients)
 }

@@ -103,7 +103,6 @@ const plan: Scenario<RoleAction>["plan"] = (random): Plan<RoleAction> => {
 const play = (world: World, plan: Plan<RoleAction>): void => {
   const leaders = new LockJudge(world, plan, "/elections/")
   const judge = new RolesJudge(world, plan)
-  const isObserver = (number: number) => plan.actions[number]?.how === "observe"
   let closing = false
   const course = drive<RoleAction, Services>(world, plan, {
     layer: Layer.mergeAll(Election.layer(), InstanceId.layer(), ConfigCenter.layer()),
@@ -130,9 +129,9 @@ const play = (world: World, plan: Plan<RoleAction>): void => {
       judge.mustBeAllowed(action, name, exit)
     }
   })
-  const waiting = () => course.open().filter((number) => !isObserver(number))
-  course.wait(60_000, () => waiting().length === 0)
-  leaders.afterAll(waiting())
+  const isWaiting = (number: number) => plan.actions[number]?.how !== "observe"
+  course.wait(60_000, () => !course.isOpen(isWaiting))
+  leaders.afterAll(course.open().filter(isWaiting))
   const ttl = Math.max(2, ...plan.actions.map((action) => action.ttl))
   course.wait((ttl * 1000 + 5000) * 1.02)
   leaders.orphans()
