@@ -5,7 +5,13 @@ import { Worker } from "node:worker_threads"
 import type { Job, Report } from "./worker.ts"
 
 /** A schedule leaves nothing behind: with room for several of them, the collector finds little that lives. */
-const maxYoungGenerationSizeMb = 128
+const maxYoungGenerationSizeMb = 384
+
+/**
+ * Whatever a generator has seen survives young collections: its map is old. That is no reason to make objects of that kind old from the
+ * start.
+ */
+setFlagsFromString("--no-allocation-site-pretenuring")
 
 /**
  * What outlives a young collection here is garbage too, but each full collection takes the optimised code of every closure that
