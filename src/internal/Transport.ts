@@ -38,6 +38,8 @@ export interface Transport {
    * may still be in it.
    */
   readonly watch: (request: WatchRequest) => Stream.Stream<WatchItem, EtcdError>
+  /** Idle ones end as `Closed` when the transport does. Otherwise the client sees to that, at the price of a race for each event. */
+  readonly endsWatches?: boolean
   /** What each endpoint says of itself, asked at the same time. */
   readonly members: Effect.Effect<ReadonlyArray<MemberHealth>>
 }

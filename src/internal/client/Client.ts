@@ -107,11 +107,8 @@ export const makeEtcd = Effect.fnUntraced(function*(
       if ("key" in request && request.key === "") return Stream.fail(withoutKey)
       const items = request.startRevision === undefined
         ? watchNow(transport, request)
-        : watchFrom(transport, request, request.startRevision)
-      // An idle watch, or one between two connections, notices the end as well.
-      return Stream.transformPull(items, (pull) => Effect.succeed(Effect.raceFirst(pull, untilClosed))).pipe(
-        Stream.mapError((error) => rename(error, "watch", rangeKey(request)))
-      )
+        : watchFrom(transport, request, request.startRevision, untilClosed)
+      return Stream.mapError(items, (error) => rename(error, "watch", rangeKey(request)))
     },
     health: health({}, healthOf(transport).pipe(read, Effect.mapError((error) => rename(error, "health", undefined)))),
     settings: { retry: settings.retry, timeout: settings.timeout }
@@ -141,9 +138,13 @@ const guard = (transport: Transport, closed: Deferred.Deferred<never, EtcdError>
     leaseTimeToLive: open(transport.leaseTimeToLive),
     members: transport.members,
     watch: (request): Stream.Stream<WatchItem, EtcdError> =>
-      Stream.suspend(() =>
-        Deferred.isDoneUnsafe(closed) ? Stream.fromEffectDrain(Deferred.await(closed)) : transport.watch(request)
-      )
+      Stream.suspend(() => {
+        if (Deferred.isDoneUnsafe(closed)) return Stream.fromEffectDrain(Deferred.await(closed))
+        const items = transport.watch(request)
+        return transport.endsWatches === true ?
+          items :
+          Stream.transformPull(items, (pull) => Effect.succeed(Effect.raceFirst(pull, Deferred.await(closed))))
+      })
   }
 }
 

@@ -78,7 +78,7 @@ export const makeKeepAlive = Effect.fnUntraced(function*(
       const own = yield* Scope.fork(scope)
       const stream = yield* restore(connection.open<ILeaseKeepAliveRequest, ILeaseKeepAliveResponse>(
         token,
-        (stubs, metadata) => stubs.Lease.leaseKeepAlive(metadata)
+        (stubs, ...rest) => stubs.Lease.leaseKeepAlive(...rest)
       )).pipe(Scope.provide(own), Effect.onError(() => Scope.close(own, Exit.void)))
       const session: Session = { stream, scope: own, waiting: new Map() }
       current = session

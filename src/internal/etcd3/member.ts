@@ -8,7 +8,7 @@ import type * as Scope from "effect/Scope"
 import { type Dialled, type Endpoint, formatEndpoint, makeDialer, type TlsSettings } from "./channel.ts"
 import { type Condition, makeCondition } from "./condition.ts"
 import { isAnswer, shutDown, type Status } from "./status.ts"
-import { type Duplex, makeDuplex } from "./stream.ts"
+import type { Duplex } from "./stream.ts"
 import { type Answer, type Call, makeStubs, type Send, type Start } from "./stubs.ts"
 
 export interface Member {
@@ -149,13 +149,10 @@ export const makeMember = Effect.fnUntraced(function*(
       Effect.acquireRelease(
         Effect.suspend(() => {
           if (closed) return Effect.fail(shutDown)
-          const raw = start(stubs, metadata)
-          const call: Call = { end: (code, why) => raw.call?.cancelWithStatus(code, why) }
-          streams.add(call)
+          const stream = start(stubs, metadata, { heard, ended: () => streams.delete(stream) })
+          streams.add(stream)
           sent()
-          // The end is readable, too, and is told for a connection that is cut.
-          raw.on("readable", () => raw.readableLength > 0 && heard())
-          return Effect.succeed(makeDuplex(raw, () => streams.delete(call)))
+          return Effect.succeed(stream)
         }),
         (stream) => Effect.sync(stream.cancel)
       ),

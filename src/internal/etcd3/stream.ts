@@ -1,10 +1,12 @@
 /**
- * A gRPC stream in both directions, read at the pace of its consumer.
+ * A gRPC stream in both directions, read at the pace of its consumer. On a channel itself, as `unary.ts`, and without the streams of
+ * Node, which hand each message on a step later.
  */
-import { type ClientDuplexStream, type ServiceError, status as Code } from "@grpc/grpc-js"
+import { type ChannelInterface, type Metadata, status as Code } from "@grpc/grpc-js"
 import * as Arr from "effect/Array"
 import * as Effect from "effect/Effect"
 import type { Status } from "./status.ts"
+import { type Method, words } from "./unary.ts"
 
 export interface Duplex<Request, Response> {
   readonly write: (request: Request) => void
@@ -13,61 +15,111 @@ export interface Duplex<Request, Response> {
    * taken from the stream before the effect is about to succeed, so an interrupted read loses nothing.
    */
   readonly read: Effect.Effect<Arr.NonEmptyReadonlyArray<Response>, Status>
-  /** Reads fail with it from now on, once what has arrived is read. */
-  readonly end: (status: Status) => void
+  /** Cancelled on the wire; reads fail with it, once what has arrived is read. */
+  readonly end: (code: Code, why: string) => void
   readonly cancel: () => void
 }
 
+export interface Listener {
+  /** A message has arrived. */
+  readonly heard: () => void
+  /** It has ended, or nobody wants it any more. */
+  readonly ended: () => void
+}
+
+/** So many messages arrive before they are read. */
+const ahead = 16
+
 export const makeDuplex = <Request, Response>(
-  raw: ClientDuplexStream<Request, Response>,
-  onEnd: () => void
+  channel: Pick<ChannelInterface, "createCall">,
+  method: Method<Request, Response>,
+  metadata: Metadata,
+  listener: Listener
 ): Duplex<Request, Response> => {
+  const call = channel.createCall(method.path, Infinity, null, null, null)
+  let arrived: Array<Response> = []
+  let unsent: Array<Buffer> = []
+  let sending = false
+  let reading = true
   let ended: Status | undefined
   let wake = () => {}
-  const end = (status: Status) => {
+
+  const end = (code: Code, why: string): void => call.cancelWithStatus(code, why)
+
+  // grpc-js keeps no more than one that it could not send yet.
+  const send = () => {
+    const message = unsent.shift()
+    sending = message !== undefined
+    if (message !== undefined) call.sendMessageWithContext({ callback: send }, message)
+  }
+  const readOn = () => {
+    reading = arrived.length < ahead
+    if (reading) call.startRead()
+  }
+  const finish = (status: Status) => {
     ended ??= status
-    onEnd()
+    unsent = []
+    listener.ended()
     wake()
   }
-  // They stay for the life of the stream: an error without a listener would end the process.
-  raw.on("readable", () => wake())
-  raw.on(
-    "error",
-    ({ code, details, message }: ServiceError) => end({ code: code ?? Code.UNKNOWN, details: details ?? message })
-  )
-  raw.on("end", () => end({ code: Code.UNAVAILABLE, details: "the server ended the stream" }))
 
-  // At most what Node has buffered (16 messages): `read` asks for more only later.
-  const take = (): ReadonlyArray<Response> => {
-    const messages: Array<Response> = []
-    for (let message = raw.read(); message !== null; message = raw.read()) messages.push(message)
-    return messages
-  }
+  call.start(metadata, {
+    onReceiveMetadata: () => {},
+    onReceiveMessage: (message: Buffer) => {
+      try {
+        arrived.push(method.responseDeserialize(message))
+      } catch (error) {
+        // That is what is told, whatever the server says of it.
+        const details = `Response message parsing error: ${words(error)}`
+        ended ??= { code: Code.INTERNAL, details }
+        return end(Code.INTERNAL, details)
+      }
+      listener.heard()
+      readOn()
+      wake()
+    },
+    onReceiveStatus: ({ code, details }) =>
+      finish(code === Code.OK ? { code: Code.UNAVAILABLE, details: "the server ended the stream" } : { code, details })
+  })
+  call.startRead()
 
   const changed = Effect.callback<void>((resume) => {
-    if (ended !== undefined || raw.readableLength > 0) return resume(Effect.void)
-    wake = () => resume(Effect.void)
+    if (ended !== undefined || arrived.length > 0) return resume(Effect.void)
+    wake = () => {
+      wake = () => {}
+      resume(Effect.void)
+    }
     return Effect.sync(() => {
       wake = () => {}
     })
   })
 
   const read: Effect.Effect<Arr.NonEmptyReadonlyArray<Response>, Status> = Effect.suspend(() => {
-    const messages = take()
-    if (Arr.isReadonlyArrayNonEmpty(messages)) return Effect.succeed(messages)
+    const messages = arrived
+    if (Arr.isArrayNonEmpty(messages)) {
+      arrived = []
+      if (!reading) readOn()
+      return Effect.succeed(messages)
+    }
     return ended === undefined ? Effect.flatMap(changed, () => read) : Effect.fail(ended)
   })
 
   return {
     write: (request) => {
-      if (ended === undefined) raw.write(request)
+      if (ended !== undefined) return
+      try {
+        unsent.push(method.requestSerialize(request))
+      } catch (error) {
+        return end(Code.INTERNAL, `Request message serialization failure: ${words(error)}`)
+      }
+      if (!sending) send()
     },
     read,
     end,
     cancel: () => {
-      raw.cancel()
+      end(Code.CANCELLED, "Cancelled on client")
       // A peer that ended it well says no more, and what it sent last is not read any more.
-      onEnd()
+      listener.ended()
     }
   }
 }

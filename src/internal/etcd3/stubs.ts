@@ -2,9 +2,10 @@
  * The stubs of npm etcd3, which is all that is used of it. Its pool would send writes again, stop all calls for seconds after a
  * deadline of one, and hide the status; so calls are made on the stubs themselves, each with its deadline, token and way to be cancelled.
  */
-import { type Channel, type ChannelInterface, type ClientDuplexStream, type Metadata } from "@grpc/grpc-js"
+import { type Channel, type ChannelInterface, type Metadata } from "@grpc/grpc-js"
 import * as Effect from "effect/Effect"
 import * as Etcd3 from "etcd3"
+import { type Duplex, type Listener, makeDuplex } from "./stream.ts"
 import { type Callback, type Method, UnaryCall } from "./unary.ts"
 
 /** A call on its way. */
@@ -16,6 +17,8 @@ type Unary<Request, Response> = (
   deadline: number,
   done: Callback<Response>
 ) => Call
+
+type Streaming<Request, Response> = (metadata: Metadata, listener: Listener) => Duplex<Request, Response>
 
 /** What all answers of etcd have. */
 export interface Answer {
@@ -32,12 +35,10 @@ export interface Stubs {
     readonly leaseGrant: Unary<Etcd3.ILeaseGrantRequest, Etcd3.ILeaseGrantResponse>
     readonly leaseRevoke: Unary<Etcd3.ILeaseRevokeRequest, Etcd3.ILeaseRevokeResponse>
     readonly leaseTimeToLive: Unary<Etcd3.ILeaseTimeToLiveRequest, Etcd3.ILeaseTimeToLiveResponse>
-    readonly leaseKeepAlive: (
-      metadata: Metadata
-    ) => ClientDuplexStream<Etcd3.ILeaseKeepAliveRequest, Etcd3.ILeaseKeepAliveResponse>
+    readonly leaseKeepAlive: Streaming<Etcd3.ILeaseKeepAliveRequest, Etcd3.ILeaseKeepAliveResponse>
   }
   readonly Watch: {
-    readonly watch: (metadata: Metadata) => ClientDuplexStream<Etcd3.IWatchRequest, Etcd3.IWatchResponse>
+    readonly watch: Streaming<Etcd3.IWatchRequest, Etcd3.IWatchResponse>
   }
   readonly Maintenance: {
     readonly status: Unary<Record<string, never>, Etcd3.IStatusResponse>
@@ -56,7 +57,11 @@ export type Send<Response> = (
 ) => Call
 
 /** How a stream is started. */
-export type Start<Request, Response> = (stubs: Stubs, metadata: Metadata) => ClientDuplexStream<Request, Response>
+export type Start<Request, Response> = (
+  stubs: Stubs,
+  metadata: Metadata,
+  listener: Listener
+) => Duplex<Request, Response>
 
 /** Gives access to the stubs; its own methods are not used. */
 class StubFactory extends Etcd3.Etcd3 {
@@ -71,7 +76,7 @@ export const makeStubs = (current: () => ChannelInterface): Effect.Effect<Stubs>
     const channel: Pick<ChannelInterface, "createCall"> = { createCall: (...args) => current().createCall(...args) }
     const factory = new StubFactory({ hosts: "unused", grpcOptions: { channelOverride: channel as Channel } })
     // Generated at run time from rpc.proto, so untyped there.
-    const stub = async <Name extends keyof Stubs>(name: Name) => await factory.stub(name) as Stubs[Name] & Generated
+    const stub = async (name: keyof Stubs) => await factory.stub(name) as Generated
     const [KV, Lease, Watch, Maintenance, Auth] = await Promise.all([
       stub("KV"),
       stub("Lease"),
@@ -83,15 +88,19 @@ export const makeStubs = (current: () => ChannelInterface): Effect.Effect<Stubs>
       const method = generated[name] as Method<Request, Response>
       return (...rest) => new UnaryCall(channel, method, ...rest)
     }
+    const streaming = <Request, Response>(generated: Generated, name: string): Streaming<Request, Response> => {
+      const method = generated[name] as Method<Request, Response>
+      return (...rest) => makeDuplex(channel, method, ...rest)
+    }
     return {
       KV: { range: unary(KV, "range"), put: unary(KV, "put"), txn: unary(KV, "txn") },
       Lease: {
         leaseGrant: unary(Lease, "leaseGrant"),
         leaseRevoke: unary(Lease, "leaseRevoke"),
         leaseTimeToLive: unary(Lease, "leaseTimeToLive"),
-        leaseKeepAlive: (metadata) => Lease.leaseKeepAlive(metadata)
+        leaseKeepAlive: streaming(Lease, "leaseKeepAlive")
       },
-      Watch,
+      Watch: { watch: streaming(Watch, "watch") },
       Maintenance: { status: unary(Maintenance, "status") },
       Auth: { authenticate: unary(Auth, "authenticate") }
     }

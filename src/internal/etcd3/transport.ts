@@ -108,6 +108,7 @@ export const makeTransport = Effect.fnUntraced(function*(
       ),
 
     watch: makeWatch(connection, authenticated, settings.dialTimeout),
+    endsWatches: true,
 
     members: Effect.forEach(
       connection.members,

@@ -13,7 +13,7 @@ export interface Method<Request, Response> {
 
 export type Callback<Response> = (failure: Status | undefined, response: Response | undefined) => void
 
-const words = (error: unknown): string => error instanceof Error ? error.message : String(error)
+export const words = (error: unknown): string => error instanceof Error ? error.message : String(error)
 
 export class UnaryCall<Request, Response> implements InterceptingListener {
   readonly #call: ReturnType<ChannelInterface["createCall"]>

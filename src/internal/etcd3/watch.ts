@@ -33,7 +33,7 @@ export const makeWatch = (connection: Connection, authenticated: Authenticated, 
   const open = Effect.fnUntraced(function*(request: WatchRequest, token: Token) {
     const stream = yield* connection.open<IWatchRequest, IWatchResponse>(
       token,
-      (stubs, metadata) => stubs.Watch.watch(metadata)
+      (stubs, ...rest) => stubs.Watch.watch(...rest)
     )
     stream.write({ create_request: createRequest(request) })
     const responses = yield* stream.read
@@ -113,7 +113,7 @@ const attended = Effect.fnUntraced(function*(stream: Responses) {
   yield* Effect.forkScoped(Effect.gen(function*() {
     while (true) {
       if (!(yield* untilSilent)) continue
-      if (asked) return stream.end(silent)
+      if (asked) return stream.end(silent.code, silent.details)
       asked = true
       waitingSince = clock.monotonicTimeNanosUnsafe()
       stream.write({ progress_request: {} })
