@@ -615,4 +615,41 @@ describe("after its scope is closed", () => {
       }
       assert.strictEqual(calls, 2)
     }))
+
+  it.effect("a watch between two connections fails at once, and opens no other", () =>
+    Effect.gen(function*() {
+      let opens = 0
+      const scope = yield* Scope.make()
+      const etcd: Etcd["Service"] = yield* make({
+        watch: () => Stream.suspend(() => (opens++, Stream.fail(notSent))),
+        endsWatches: true
+      }).pipe(Scope.provide(scope))
+      const fiber = yield* Effect.forkChild(Stream.runDrain(etcd.watch({ key: "/a", startRevision: 1n })), {
+        startImmediately: true
+      })
+      assert.strictEqual(opens, 1)
+      yield* Scope.close(scope, Exit.void)
+      assert.strictEqual((yield* reasonOf(Fiber.join(fiber)))._tag, "Closed")
+      assert.strictEqual(opens, 1)
+    }))
+
+  it.effect("a watch leaves no connection open, neither after a cut nor at its end", () =>
+    Effect.gen(function*() {
+      let open = 0
+      let opens = 0
+      const etcd = yield* make({
+        watch: () =>
+          Stream.unwrap(Effect.gen(function*() {
+            yield* Effect.acquireRelease(Effect.sync(() => ++open), () => Effect.sync(() => --open))
+            assert.strictEqual(open, 1)
+            const items = Stream.make(opened(1n))
+            return ++opens < 3 ? Stream.concat(items, Stream.fail(notSent)) : Stream.concat(items, Stream.never)
+          }))
+      })
+      const fiber = yield* Effect.forkChild(Stream.runDrain(etcd.watch({ key: "/a", startRevision: 1n })))
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual([opens, open], [3, 1])
+      yield* Fiber.interrupt(fiber)
+      assert.strictEqual(open, 0)
+    }))
 })

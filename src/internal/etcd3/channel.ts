@@ -28,6 +28,8 @@ const channelOptions: ChannelOptions = {
   // A DNS record could otherwise switch on retries, and with them writes that are sent twice.
   "grpc.service_config_disable_resolution": 1,
   "grpc.use_local_subchannel_pool": 1,
+  // Nobody asks for its counts here.
+  "grpc.enable_channelz": 0,
   // A proxy of the environment would not know this scheme.
   "grpc.enable_http_proxy": 0,
   // Members that calls do not go to are there for the time when they have to: 24 days, the most that a timer can count.
