@@ -30,7 +30,7 @@ import { makeHistory } from "./internal/config/history.ts"
 import { makeLive } from "./internal/config/live.ts"
 import { makeValues } from "./internal/config/values.ts"
 import { makeSharedWatch } from "./internal/SharedWatch.ts"
-import { measured, operation } from "./internal/Telemetry.ts"
+import { measured, operation, streamSpan } from "./internal/Telemetry.ts"
 import { keyRule, validateKey, validatePrefix } from "./internal/validate.ts"
 
 // -----------------------------------------------------------------------------
@@ -469,7 +469,7 @@ const make = Effect.fnUntraced(function*(root: string) {
 
   const watch: Service["watch"] = (key, schema, options) =>
     watching(keyRule(key), key, () => events({ key: values.path(key) }, schema, options)).pipe(
-      Stream.withSpan("ConfigCenter.watch", { attributes: { key } })
+      streamSpan("ConfigCenter.watch", { key })
     )
 
   const watchPrefix: Service["watchPrefix"] = (prefix, schema, options) =>
@@ -477,7 +477,7 @@ const make = Effect.fnUntraced(function*(root: string) {
       prefix === "" ? undefined : keyRule(prefix),
       prefix,
       () => events({ prefix: values.folder(prefix) }, schema, options)
-    ).pipe(Stream.withSpan("ConfigCenter.watchPrefix", { attributes: { prefix } }))
+    ).pipe(streamSpan("ConfigCenter.watchPrefix", { prefix }))
 
   const live = Effect.fn("ConfigCenter.live")(function*<S extends Schema.Constraint>(
     key: string,

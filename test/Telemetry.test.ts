@@ -206,6 +206,37 @@ describe("recipes", () => {
       assert.strictEqual(spans[0]?.status._tag, "Ended")
     })
   )
+
+  test(
+    "who watches values has a span for as long as he watches, below that of the caller",
+    Effect.gen(function*() {
+      const { spans, tracer } = makeTracer()
+      const config = yield* ConfigCenter
+      const watches = yield* Effect.forEach(
+        [config.watch("limit", Schema.String), config.watchPrefix("app", Schema.String)],
+        (events) =>
+          Stream.runDrain(events).pipe(
+            Effect.withSpan("caller"),
+            Effect.provideService(Tracer.Tracer, tracer),
+            Effect.forkChild
+          )
+      )
+      yield* TestClock.adjust("1 second")
+      const seen = () =>
+        spans.filter(({ name }) => name !== "caller").map(({ attributes, name, parent, status }) => [
+          name,
+          Option.getOrUndefined(parent)?._tag,
+          Object.fromEntries(attributes),
+          status._tag
+        ])
+      assert.deepStrictEqual(seen(), [
+        ["ConfigCenter.watch", "Span", { key: "limit" }, "Started"],
+        ["ConfigCenter.watchPrefix", "Span", { prefix: "app" }, "Started"]
+      ])
+      yield* Fiber.interruptAll(watches)
+      assert.deepStrictEqual(seen().map(([, , , status]) => status), ["Ended", "Ended"])
+    })
+  )
 })
 
 describe("spans", () => {

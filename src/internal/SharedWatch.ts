@@ -170,11 +170,13 @@ export const mapChanges = <A, R>(
   meaning: (changes: ReadonlyArray<Change>) => Effect.Effect<ReadonlyArray<A>, never, R>
 ): Stream.Stream<A, EtcdError, R> =>
   Stream.transformPull(changes, (pull) => {
+    const handed = (meanings: ReadonlyArray<A>) =>
+      Arr.isReadonlyArrayNonEmpty(meanings) ? Effect.succeed(meanings) : next
+    // What others have decoded already takes no step.
     const next: Pull.Pull<Arr.NonEmptyReadonlyArray<A>, EtcdError, void, R> = Effect.flatMap(pull, (entries) =>
-      Effect.flatMap(
+      Effect.flatMapEager(
         entries.length === 1 ? meaning(entries[0]) : Effect.map(Effect.forEach(entries, meaning), Arr.flatten),
-        (meanings) =>
-          Arr.isReadonlyArrayNonEmpty(meanings) ? Effect.succeed(meanings) : next
+        handed
       ))
     return Effect.succeed(next)
   })

@@ -2,6 +2,7 @@
  * Metrics of the services. Names and attributes are part of the public behaviour: dashboards rely on them.
  */
 import * as Cause from "effect/Cause"
+import * as Channel from "effect/Channel"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -9,6 +10,7 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Metric from "effect/Metric"
 import * as Predicate from "effect/Predicate"
+import * as Stream from "effect/Stream"
 import * as Tracer from "effect/Tracer"
 
 // Attributes of their own: `Metric.withAttributes` would merge them into the context at each update, and an operation is hot.
@@ -102,6 +104,21 @@ export const span = <A, E, R>(
       ? Effect.useSpan(name, { attributes }, (span) => Effect.provideService(effect, Tracer.ParentSpan, span))
       : effect
   )
+
+/** As `Stream.withSpan`: who has thousands of streams pays for each of them, and for each pull. */
+export const streamSpan =
+  (name: string, attributes: Readonly<Record<string, unknown>>) =>
+  <A, E, R>(stream: Stream.Stream<A, E, R>): Stream.Stream<A, E, R> =>
+    Stream.fromChannel(Channel.fromTransform((_upstream, scope) =>
+      Effect.withFiber((fiber) =>
+        Channel.toPullScoped(
+          isTraced(fiber)
+            ? Channel.withSpan(Stream.toChannel(stream), name, { attributes, captureStackTrace: false })
+            : Stream.toChannel(stream),
+          scope
+        )
+      )
+    ))
 
 /**
  * The span of an operation, and its time. As `Effect.fn` with `measured`, for what is done again and again: without a trace of the

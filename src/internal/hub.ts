@@ -23,6 +23,8 @@ export type Changes = ReadonlyArray<Change>
 interface Node {
   readonly state: Snapshot
   readonly changes: Changes
+  /** To all who wait for it and nothing else. */
+  readonly alone: Exit.Exit<Arr.NonEmptyReadonlyArray<Changes>>
   /** Entries and bytes up to here. */
   readonly count: number
   readonly bytes: number
@@ -51,7 +53,7 @@ export class Hub {
   #cause: Cause.Cause<EtcdError> | undefined
 
   constructor(state: Snapshot) {
-    this.#last = { state, changes: [], count: 0, bytes: 0, next: undefined }
+    this.#last = { state, changes: [], alone: Exit.succeed([[]]), count: 0, bytes: 0, next: undefined }
   }
 
   get state(): Snapshot {
@@ -73,6 +75,7 @@ export class Hub {
     const node: Node = {
       state,
       changes,
+      alone: Exit.succeed([changes]),
       count: this.#last.count + 1,
       bytes: this.#last.bytes + bytes,
       next: undefined
@@ -188,6 +191,11 @@ class LogReader implements Reader {
 
   /** What is there, the end after it, or nothing yet. */
   #take() {
+    const { next } = this.#pulled
+    if (this.#rest === undefined && next !== undefined && next.next === undefined) {
+      this.#pulled = next
+      return next.alone
+    }
     const entries = this.#rest ?? this.#advance()
     const isCutOff = this.#rest !== undefined
     if (isCutOff) this.#rest = []
