@@ -536,4 +536,23 @@ describe("Lock, when something fails beside it", () => {
       assert.strictEqual(failure(taken)?._tag, "LockHeld")
       yield* handle.assertHeld
     }))
+
+  it.effect("who tries a lock does not enter by an entry that a restored snapshot brings back behind the holder's", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const [one, other] = yield* Effect.all([world.client, world.client])
+      const holder = yield* other.lock.acquire("job")
+      const waiting = yield* Effect.forkChild(one.lock.acquire("job"))
+      yield* settle
+      const snapshot = world.store.snapshot()
+      yield* Fiber.interrupt(waiting)
+      yield* settle
+      world.store.restore(snapshot)
+      const taken = yield* Effect.exit(Effect.scoped(one.lock.tryAcquire("job")))
+      const refused = failure(taken)
+      assert.strictEqual(refused?._tag, "LockHeld")
+      yield* holder.assertHeld
+      yield* holder.unlock
+      yield* within("1 second", Effect.scoped(one.lock.tryAcquire("job")))
+    }))
 })

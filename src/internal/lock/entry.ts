@@ -281,6 +281,8 @@ const untilGone = Effect.fnUntraced(function*(
   )
 })
 
+const first: Position = { _tag: "First" }
+
 /** How often a lock is tried anew because keys below it, of other locks, came and went in between. */
 const maxTries = 16
 
@@ -302,17 +304,21 @@ export const takeIfFree = Effect.fnUntraced(function*(
         compare: [vacant],
         success: [put],
         failure: [Operation.range({ key: slot.key, keysOnly: true })]
-      }, (result): Effect.Effect<bigint | undefined, EntryLost> => {
+      }, (result): Effect.Effect<Claimed | undefined, EntryLost> => {
         if (result.succeeded) {
           slot.present(result.revision)
-          return Effect.succeed(result.revision)
+          return Effect.succeed({ token: result.revision, position: first })
         }
         return (rangeOf(result, 0)?.kvs.length ?? 0) === 0
           ? Effect.succeed(undefined)
-          : ownEntry(slot, rangeOf(result, 0))
+          : Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, position: undefined }))
       })
     )
-    if (answer !== undefined) return answer
+    if (answer !== undefined) {
+      // An own entry can also be one that waited: a restored snapshot brings it back behind whoever was before it.
+      const { token, position = yield* look(etcd, path, slot, token) } = answer
+      if (position._tag === "First") return token
+    }
     const { entries: [holder], revision } = yield* entries(etcd, path)
     if (holder !== undefined) return { holder }
     // Only deeper keys: nothing may have been created below the path since they were read.
