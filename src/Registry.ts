@@ -230,6 +230,9 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
   const registered = new Set<string>()
   const instanceOf = makeReader(layout)
 
+  const { leaseKey } = layout
+  const encode = (wanted: ServiceInstance) => encodeInstance(layout, wanted)
+
   const folderOf = (name: string): Folder => ({ name, path: `${root}${name}/` })
 
   const validFolder = (name: string): Effect.Effect<Folder, InvalidKey> =>
@@ -275,38 +278,37 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
       const ttl = options?.ttl === undefined ? defaultTtl : yield* validateTtl(options.ttl)
       const { path } = folderOf(name)
       const key = path + id
-      const place = {
-        path,
-        ttl,
-        keyOn: layout.leaseKey === undefined ? key : (lease: bigint) => path + layout.leaseKey?.(lease),
-        encode: (wanted: ServiceInstance) => encodeInstance(layout, wanted)
-      }
-      return yield* Effect.uninterruptibleMask((restore) =>
-        Effect.gen(function*() {
-          if (registered.has(key)) return yield* new AlreadyRegistered({ name, id })
+      const keyOn = leaseKey === undefined ? key : (lease: bigint) => path + leaseKey(lease)
+      const outer = yield* Effect.scope
+      return yield* Effect.uninterruptibleMask(
+        (restore): Effect.Effect<Registration, AlreadyRegistered | EtcdError> => {
+          if (registered.has(key)) return Effect.fail(new AlreadyRegistered({ name, id }))
           // A scope of its own, so that a failed or interrupted attempt leaves nothing in one that lives on.
-          const scope = Scope.forkUnsafe(yield* Effect.scope)
+          const scope = Scope.forkUnsafe(outer)
           registered.add(key)
-          const registration = new OwnRegistration(ports, place, instance)
-          yield* Scope.addFinalizer(
-            scope,
-            registration.stop.pipe(
-              Effect.andThen(
-                Effect.catch(registration.release, (error) => Effect.logWarning("not unregistered yet", error))
-              ),
-              Effect.ensuring(Effect.sync(() => {
-                registration.status.endUnsafe()
-                registered.delete(key)
-              }))
-            )
+          const registration = new OwnRegistration(ports, { path, ttl, keyOn, encode }, instance)
+          return Scope.addFinalizer(scope, Effect.suspend(() => ended(key, registration))).pipe(
+            Effect.andThen(restore(registration.start)),
+            Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause))),
+            Effect.map(() => {
+              registration.keepUnsafe()
+              return handle(registration, scope)
+            })
           )
-          yield* restore(registration.start).pipe(Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause))))
-          registration.keepUnsafe()
-          return handle(registration, scope)
-        })
-      ).pipe(Effect.annotateLogs({ key: layout.leaseKey === undefined ? key : path }))
+        }
+      )
     }
   )
+
+  const ended = (key: string, registration: OwnRegistration) =>
+    registration.stop.pipe(
+      Effect.andThen(Effect.catch(registration.release, (error) => Effect.logWarning("not unregistered yet", error))),
+      Effect.ensuring(Effect.sync(() => {
+        registration.status.endUnsafe()
+        registered.delete(key)
+      })),
+      Effect.annotateLogs({ key: registration.label })
+    )
 
   const register: Service["register"] = (input, options) =>
     registering({ "coord.service": input.name, "coord.instance": input.id }, started(input, options))

@@ -36,21 +36,27 @@ const portRule = (port: number): string | undefined =>
 const textRule = (text: unknown): string | undefined =>
   typeof text !== "string" ? "must be a string" : text.isWellFormed() ? undefined : "must be well-formed Unicode"
 
+type Broken = readonly [field: string, rule: string]
+
 /** The first field that breaks a rule, and the rule. */
 const brokenRule = (
   layout: ServiceLayout,
-  instance: ServiceInstance
-): readonly [field: string, rule: string] | undefined => {
-  const rules: Array<readonly [string, string | undefined]> = [
-    ["name", nameRule(layout, instance.name)],
-    ["id", idRule(layout, instance.id)],
-    ["address", addressRule(instance.address)],
-    ["port", portRule(instance.port)]
-  ]
-  for (const [key, value] of Object.entries(instance.metadata)) {
-    rules.push([`metadata.${key}`, textRule(key) ?? textRule(value)])
+  { address, id, metadata, name, port }: ServiceInstance
+): Broken | undefined =>
+  broken("name", nameRule(layout, name)) ??
+    broken("id", idRule(layout, id)) ??
+    broken("address", addressRule(address)) ??
+    broken("port", portRule(port)) ??
+    brokenText(metadata)
+
+const broken = (field: string, rule: string | undefined): Broken | undefined =>
+  rule === undefined ? undefined : [field, rule]
+
+const brokenText = (metadata: Readonly<Record<string, string>>): Broken | undefined => {
+  for (const [key, value] of Object.entries(metadata)) {
+    const rule = textRule(key) ?? textRule(value)
+    if (rule !== undefined) return [`metadata.${key}`, rule]
   }
-  for (const [field, rule] of rules) if (rule !== undefined) return [field, rule]
   return undefined
 }
 
@@ -58,10 +64,10 @@ export const validateInstance = (
   layout: ServiceLayout,
   instance: ServiceInstance
 ): Effect.Effect<ServiceInstance, InvalidInstance> => {
-  const broken = brokenRule(layout, instance) ?? layout.rule?.(instance)
-  return broken === undefined
+  const found = brokenRule(layout, instance) ?? layout.rule?.(instance)
+  return found === undefined
     ? Effect.succeed(instance)
-    : Effect.fail(new InvalidInstance({ id: instance.id, field: broken[0], rule: broken[1] }))
+    : Effect.fail(new InvalidInstance({ id: instance.id, field: found[0], rule: found[1] }))
 }
 
 // -----------------------------------------------------------------------------
@@ -109,8 +115,8 @@ export const decodeInstance = (layout: ServiceLayout, folder: Folder, id: string
   if (Result.isFailure(entry)) return unreadable(entry.failure)
   const { address, metadata, oddity, port } = entry.success
   const instance = new ServiceInstance({ id, name, address, port, metadata })
-  const broken = brokenRule(layout, instance)
-  return broken === undefined ? { instance, problem: oddity } : unreadable(`${broken[0]} ${broken[1]}`)
+  const found = brokenRule(layout, instance)
+  return found === undefined ? { instance, problem: oddity } : unreadable(`${found[0]} ${found[1]}`)
 }
 
 /** How many odd entries are remembered, so that each is told once and not at every look. */

@@ -4,6 +4,7 @@
  * Every put compares the revision at which the key was last seen. So a put whose answer was lost, and that etcd applies
  * later, finds either what it was meant to replace, or nothing to do; it never undoes a newer write.
  */
+import * as Cause from "effect/Cause"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -134,27 +135,32 @@ export class OwnKey {
   }
 
   hold(): Effect.Effect<Slot, EtcdError> {
-    return Effect.uninterruptibleMask((restore) =>
-      Effect.gen({ self: this }, function*(): Effect.fn.Return<Slot, EtcdError> {
-        const slot = this.heldUnsafe()
-        if (slot !== undefined) return slot
-        yield* this.letGo()
+    return Effect.uninterruptibleMask((restore) => {
+      const slot = this.heldUnsafe()
+      if (slot !== undefined) return Effect.succeed(slot)
+      const next = Effect.suspend(() => {
         // In no scope: it would close before `release`, and the slot delete by its create revision, which a replacement shares.
-        const scope = yield* Scope.make()
-        const next = yield* restore(Scope.provide(this.#pool.slot(this.#request), scope)).pipe(
-          Effect.onError(() => Scope.close(scope, Exit.void))
+        const scope = Scope.makeUnsafe()
+        return restore(Scope.provide(this.#pool.slot(this.#request), scope)).pipe(
+          Effect.onError(() => Scope.close(scope, Exit.void)),
+          Effect.map((slot) => this.#take({ slot, scope }))
         )
-        this.#held = { slot: next, scope }
-        if (next.key !== this.#name) {
-          this.#owner.movedUnsafe(this.#name, next.key)
-          this.#name = next.key
-        }
-        const { leaseId } = next.session
-        if (!this.#leases.includes(leaseId)) this.#leases = [...this.#leases, leaseId]
-        next.onLoss(() => this.#owner.wakeUnsafe())
-        return next
       })
-    )
+      return this.#held === undefined ? next : Effect.andThen(this.letGo(), next)
+    })
+  }
+
+  #take(held: Held): Slot {
+    const { slot } = held
+    this.#held = held
+    if (slot.key !== this.#name) {
+      this.#owner.movedUnsafe(this.#name, slot.key)
+      this.#name = slot.key
+    }
+    const { leaseId } = slot.session
+    if (!this.#leases.includes(leaseId)) this.#leases = [...this.#leases, leaseId]
+    slot.onLoss(() => this.#owner.wakeUnsafe())
+    return slot
   }
 
   // ---------------------------------------------------------------------------
@@ -194,35 +200,32 @@ export class OwnKey {
       const key = this.#name
       const wish = this.desired
       this.tried = wish
+      const put = Operation.put(key, wish.bytes, { lease: slot.session.leaseId })
       const moved = this.#outdated.filter((old) => old !== key)
       return this.#etcd.txn({
         compare: [Compare.modRevision(key, "=", replaces?.modRevision ?? 0n)],
-        success: [
-          Operation.put(key, wish.bytes, { lease: slot.session.leaseId }),
-          ...moved.map((old) => Operation.delete(old))
-        ],
-        failure: [Operation.range(key)]
+        success: moved.length === 0 ? [put] : [put, ...moved.map((old) => Operation.delete(old))]
       }).pipe(
-        Effect.onExit((exit) =>
-          Effect.sync(() => {
-            if (Exit.isSuccess(exit)) return
-            const reason = Option.getOrUndefined(Exit.findErrorOption(exit))?.reason._tag
-            if (reason === "LeaseNotFound") slot.session.revoked()
-            // It can be applied at any later time, also after the release.
-            if (reason === "Ambiguous" || Exit.hasInterrupts(exit)) slot.session.distrust(key)
-          })
-        ),
-        Effect.map((answer): Verdict => {
-          const modRevision = answer.revision
-          if (answer.succeeded) {
-            this.#outdated = none
-            return this.#ours(slot, { modRevision, createRevision: replaces?.createRevision ?? modRevision }, wish)
-          }
-          const found = answer.responses[0]
-          return this.judge(slot, found?._tag === "Range" ? found.kvs[0] : undefined)
+        Effect.onError((cause) => {
+          const reason = Option.getOrUndefined(Cause.findErrorOption(cause))?.reason._tag
+          if (reason === "LeaseNotFound") slot.session.revoked()
+          // It can be applied at any later time, also after the release.
+          if (reason === "Ambiguous" || Cause.hasInterrupts(cause)) slot.session.distrust(key)
+          return Effect.void
+        }),
+        Effect.flatMap(({ revision: modRevision, succeeded }) => {
+          if (!succeeded) return this.#judged(slot)
+          this.#outdated = none
+          const createRevision = replaces?.createRevision ?? modRevision
+          return Effect.succeed(this.#ours(slot, { modRevision, createRevision }, wish))
         })
       )
     })
+  }
+
+  /** Read only now: a put that may have to show what it found makes a long answer possible, and travels with few others. */
+  #judged(slot: Slot): Effect.Effect<Verdict, EtcdError> {
+    return Effect.map(this.#etcd.range({ key: this.#name }), ({ kvs: [kv] }) => this.judge(slot, kv))
   }
 
   /** Puts until the key is ours or somebody else's. Each failed compare has shown a newer state to go by. */
@@ -237,15 +240,18 @@ export class OwnKey {
     return Effect.suspend(() =>
       this.#etcd.txn({
         compare: [Compare.lease(this.#name, "=", lease)],
-        success: [Operation.delete(this.#name)],
-        failure: [Operation.range(this.#name)]
+        success: [Operation.delete(this.#name)]
       })
     ).pipe(
-      Effect.flatMap((answer) => {
-        const found = answer.responses[0]
-        const kv = found?._tag === "Range" ? found.kvs[0] : undefined
-        return kv !== undefined && this.#leases.includes(kv.lease) ? this.remove(kv.lease) : Effect.void
-      })
+      Effect.flatMap(({ succeeded }) => succeeded || this.#leases.length === 1 ? Effect.void : this.#removeOther())
+    )
+  }
+
+  /** A late put of ours may have moved it to another lease. */
+  #removeOther(): Effect.Effect<void, EtcdError> {
+    return Effect.flatMap(
+      this.#etcd.range({ key: this.#name, keysOnly: true }),
+      ({ kvs: [kv] }) => kv !== undefined && this.#leases.includes(kv.lease) ? this.remove(kv.lease) : Effect.void
     )
   }
 }

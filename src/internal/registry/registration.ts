@@ -39,6 +39,8 @@ export interface Ports {
   readonly run: (effect: Effect.Effect<void>) => Fiber.Fiber<unknown, unknown>
 }
 
+type Replaces = Exclude<Verdict, string>["replaces"]
+
 const backoff = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("1 second")]).pipe(Schedule.jittered)
 
 /** In milliseconds. An instance is back within this of the end of an outage. */
@@ -76,6 +78,11 @@ export class OwnRegistration implements KeyObserver, Owner {
 
   keyUnsafe(): string {
     return this.#key.nameUnsafe()
+  }
+
+  /** For logs. */
+  get label(): string {
+    return this.#key.label
   }
 
   get instance(): ServiceInstance {
@@ -143,28 +150,38 @@ export class OwnRegistration implements KeyObserver, Owner {
 
   /** A put whose answer was lost is sent again unchanged for as long as its lease lives. */
   get start(): Effect.Effect<void, EtcdError> {
-    return Effect.gen({ self: this }, function*() {
-      let failures = 0
-      let sent = false
-      let verdict: Verdict = { replaces: undefined }
-      while (typeof verdict !== "string") {
-        const slot = yield* this.#key.hold()
-        if (this.#released) break
-        const replaces: Exclude<Verdict, string>["replaces"] = verdict.replaces
-        verdict = yield* this.#key.put(slot, replaces).pipe(
-          Effect.catchIf(
-            (error) => {
-              sent ||= error.reason._tag === "Ambiguous"
-              return error.reason._tag === "LeaseNotFound" || (sent && isTransient(error))
-            },
-            () => Effect.as(Effect.suspend(() => pause(++failures, longestPause)), { replaces })
+    return Effect.onExitPrimitive(
+      this.#started(undefined, 0, false),
+      () => this.#released ? this.#abandon : undefined
+    )
+  }
+
+  #started(replaces: Replaces, failures: number, sent: boolean): Effect.Effect<void, EtcdError> {
+    return Effect.flatMap(this.#key.hold(), (slot) => {
+      if (this.#released) return this.#closed
+      return Effect.matchEffect(this.#key.put(slot, replaces), {
+        onFailure: (error) => {
+          const { _tag } = error.reason
+          const isSent = sent || _tag === "Ambiguous"
+          if (_tag !== "LeaseNotFound" && !(isSent && isTransient(error))) return Effect.fail(error)
+          return Effect.andThen(
+            pause(failures + 1, longestPause),
+            Effect.suspend(() => this.#started(replaces, failures + 1, isSent))
           )
-        )
-      }
-      if (this.#released) return yield* this.#failed("register", new Closed())
-      yield* this.#become("Registered")
-      this.#key.established = true
-    }).pipe(Effect.ensuring(Effect.suspend(() => this.#released ? this.#abandon : Effect.void)))
+        },
+        onSuccess: (verdict) => {
+          if (typeof verdict !== "string") return this.#started(verdict.replaces, failures, sent)
+          if (this.#released) return this.#closed
+          this.#key.established = true
+          this.status.setUnsafe("Registered")
+          return Effect.void
+        }
+      })
+    })
+  }
+
+  get #closed(): Effect.Effect<never, EtcdError> {
+    return Effect.fail(this.#failed("register", new Closed()))
   }
 
   /** The scope has closed during the start, and `release` may have found nothing yet. Each beat deletes what nobody owns. */
