@@ -15,17 +15,15 @@ import * as Effect from "effect/Effect"
 import * as Equal from "effect/Equal"
 import * as Exit from "effect/Exit"
 import * as FiberSet from "effect/FiberSet"
-import * as HashMap from "effect/HashMap"
 import * as Layer from "effect/Layer"
 import * as Order from "effect/Order"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { InvalidKey, type InvalidOption } from "./Errors.ts"
-import { Compare, Etcd, type KeyValue, Operation } from "./Etcd.ts"
+import { Compare, Etcd, Operation } from "./Etcd.ts"
 import type { EtcdError } from "./EtcdError.ts"
 import { makeChannels } from "./internal/grpc/channel.ts"
 import {
-  byId,
   encodeInstance,
   type Folder,
   idRule,
@@ -33,6 +31,7 @@ import {
   nameRule,
   validateInstance
 } from "./internal/registry/entry.ts"
+import { type List, makeList } from "./internal/registry/list.ts"
 import { makeOwnKeys } from "./internal/registry/ownKeys.ts"
 import { type PlaceOptions, rootOf, validatePlace } from "./internal/registry/place.ts"
 import { OwnRegistration, type Ports, type RegistrationStatus } from "./internal/registry/registration.ts"
@@ -228,9 +227,8 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
   const etcd = yield* Etcd
   const shared = yield* makeSharedWatch(etcd)
   const registered = new Set<string>()
-  const instanceOf = makeReader(layout)
-
-  const { leaseKey } = layout
+  const reader = makeReader(layout)
+  const lists = shared.views<List>()
   const encode = (wanted: ServiceInstance) => encodeInstance(layout, wanted)
 
   const folderOf = (name: string): Folder => ({ name, path: `${root}${name}/` })
@@ -278,15 +276,15 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
       const ttl = options?.ttl === undefined ? defaultTtl : yield* validateTtl(options.ttl)
       const { path } = folderOf(name)
       const key = path + id
-      const keyOn = leaseKey === undefined ? key : (lease: bigint) => path + leaseKey(lease)
+      const keyOn = layout.leaseKey === undefined ? key : (lease: bigint) => path + layout.leaseKey?.(lease)
       const outer = yield* Effect.scope
       return yield* Effect.uninterruptibleMask(
         (restore): Effect.Effect<Registration, AlreadyRegistered | EtcdError> => {
           if (registered.has(key)) return Effect.fail(new AlreadyRegistered({ name, id }))
+          const registration = new OwnRegistration(ports, { path, ttl, keyOn, encode }, instance)
           // A scope of its own, so that a failed or interrupted attempt leaves nothing in one that lives on.
           const scope = Scope.forkUnsafe(outer)
           registered.add(key)
-          const registration = new OwnRegistration(ports, { path, ttl, keyOn, encode }, instance)
           return Scope.addFinalizer(scope, Effect.suspend(() => ended(key, registration))).pipe(
             Effect.andThen(restore(registration.start)),
             Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause))),
@@ -323,24 +321,23 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
     if (!succeeded) return yield* new InstanceNotFound({ name, id })
   }, measured("Registry.unregister"))
 
-  const listed = (folder: Folder, kvs: Iterable<KeyValue>) =>
-    Effect.map(
-      Effect.forEach(kvs, (kv) => instanceOf(folder, kv)),
-      (instances) => Arr.sort(instances.filter((instance) => instance !== undefined), byId)
-    )
+  const told = (folder: Folder) => ({ instances, odd }: List) =>
+    odd.length === 0
+      ? Effect.succeed(instances)
+      : Effect.as(Effect.forEach(odd, (kv) => reader.tell(folder, kv), { discard: true }), instances)
 
   const discover: Service["discover"] = Effect.fn("Registry.discover")(function*(name) {
     yield* Effect.annotateCurrentSpan({ "coord.service": name })
     const folder = yield* validFolder(name)
     const { kvs } = yield* etcd.range({ prefix: folder.path })
-    return yield* listed(folder, kvs)
+    return yield* told(folder)(makeList(reader, folder).of(kvs))
   }, measured("Registry.discover"))
 
   const eventOf = Effect.fnUntraced(
     function*(folder: Folder, change: Change): Effect.fn.Return<ServiceEvent | undefined> {
       if (change._tag === "Synced") return change
-      const previous = change.previous === undefined ? undefined : yield* instanceOf(folder, change.previous)
-      const instance = change._tag === "Put" ? yield* instanceOf(folder, change.kv) : undefined
+      const previous = change.previous === undefined ? undefined : yield* reader.instance(folder, change.previous)
+      const instance = change._tag === "Put" ? yield* reader.instance(folder, change.kv) : undefined
       const revision = change._tag === "Put" ? change.kv.modRevision : change.modRevision
       if (instance !== undefined) {
         return { _tag: "Put", instance, revision, ...previous !== undefined && { previous } }
@@ -362,12 +359,14 @@ const make = Effect.fnUntraced(function*(options: PlaceOptions) {
     ).pipe(Stream.withSpan("Registry.watch", { attributes: { "coord.service": name } }))
 
   const instances: Service["instances"] = (name) =>
-    Stream.unwrap(Effect.map(validFolder(name), (folder) =>
-      shared.snapshots({ prefix: folder.path }).pipe(
-        Stream.mapEffect(({ kvs }) => listed(folder, HashMap.values(kvs))),
-        // A new lease or a deeper key is no new list.
-        Stream.changesWith(isSameList)
-      ))).pipe(Stream.withSpan("Registry.instances", { attributes: { "coord.service": name } }))
+    Stream.unwrap(
+      Effect.map(validFolder(name), (folder) =>
+        lists({ prefix: folder.path }, () => makeList(reader, folder)).pipe(
+          Stream.mapEffect(told(folder)),
+          // A new lease or a deeper key is no new list.
+          Stream.changesWith(isSameList)
+        ))
+    ).pipe(Stream.withSpan("Registry.instances", { attributes: { "coord.service": name } }))
 
   // Its id is the last segment of a key, also where ids may have more.
   const serviceOf = (key: string): ReadonlyArray<string> => {
@@ -406,4 +405,5 @@ const checked = (key: string, rule: string | undefined): Effect.Effect<string, I
   rule === undefined ? Effect.succeed(key) : Effect.fail(new InvalidKey({ key, rule }))
 
 const isSameList = (a: ReadonlyArray<ServiceInstance>, b: ReadonlyArray<ServiceInstance>): boolean =>
-  a.length === b.length && a.every((instance, index) => Equal.equals(instance, b[index]))
+  a === b ||
+  (a.length === b.length && a.every((instance, index) => instance === b[index] || Equal.equals(instance, b[index])))

@@ -20,6 +20,7 @@ import type { Etcd, KeyRange } from "../Etcd.ts"
 import { Closed, EtcdError } from "../EtcdError.ts"
 import { type Change, type Entry, follow, list, pause, type Snapshot, stateAsChanges } from "./follow.ts"
 import { Hub, type Observer, type Reader } from "./hub.ts"
+import { type View, Viewed } from "./view.ts"
 
 export type { Change, Entry, Snapshot } from "./follow.ts"
 
@@ -35,6 +36,8 @@ export interface SharedWatch {
   ) => Stream.Stream<ReadonlyArray<Change>, EtcdError>
   /** The state, then each new one, conflated: a slow consumer sees the latest. */
   readonly snapshots: (range: KeyRange) => Stream.Stream<Snapshot, EtcdError>
+  /** The same of what is made of the state. For all consumers of a range it is made once, by the view of the first of them. */
+  readonly views: <A>() => (range: KeyRange, view: () => View<A>) => Stream.Stream<A, EtcdError>
   /**
    * Calls the observer with the state and then with each entry, at once and in order. It is called amid the work for all others: it
    * takes note, and no more. Fails when the watch does.
@@ -116,16 +119,36 @@ export const makeSharedWatch = Effect.fnUntraced(function*(etcd: Etcd["Service"]
       start(hub.state)
     }, () => hub.unobserveUnsafe(observer))
 
-  const snapshots: SharedWatch["snapshots"] = (range) =>
-    Stream.unwrap(Effect.gen(function*() {
-      const hub = yield* acquire(range)
-      const queue = yield* Queue.sliding<Snapshot, EtcdError>(1)
-      yield* observing(hub, {
-        next: (entry) => Queue.offerUnsafe(queue, entry.state),
-        fail: (cause) => Queue.failCauseUnsafe(queue, cause)
-      }, (state) => Queue.offerUnsafe(queue, state))
-      return Stream.fromQueue(queue)
-    }))
+  const views = <A>(): (range: KeyRange, view: () => View<A>) => Stream.Stream<A, EtcdError> => {
+    const viewed = new WeakMap<Hub, Viewed<A>>()
+    const viewOf = (hub: Hub, view: () => View<A>): Viewed<A> => {
+      const known = viewed.get(hub)
+      if (known !== undefined) return known
+      const made = new Viewed(view(), hub.state)
+      viewed.set(hub, made)
+      // Before any of its consumers, who are to find it up to date.
+      hub.observeUnsafe(made)
+      return made
+    }
+    return (range, view) =>
+      Stream.unwrap(Effect.gen(function*() {
+        const hub = yield* acquire(range)
+        const viewed = viewOf(hub, view)
+        const queue = yield* Queue.sliding<Viewed<A>, EtcdError>(1)
+        yield* observing(hub, {
+          next: () => Queue.offerUnsafe(queue, viewed),
+          fail: (cause) => Queue.failCauseUnsafe(queue, cause)
+        }, () => Queue.offerUnsafe(queue, viewed))
+        return Stream.fromQueue(queue).pipe(
+          Stream.map(({ latest }) => latest),
+          // What is made when it is looked at can be later than what it was told of.
+          Stream.changesWith((a, b) => a === b)
+        )
+      }))
+  }
+
+  const states = views<Snapshot>()
+  const snapshots: SharedWatch["snapshots"] = (range) => states(range, () => whole)
 
   const observe: SharedWatch["observe"] = Effect.fnUntraced(function*(range, start, next) {
     const hub = yield* acquire(range)
@@ -159,10 +182,13 @@ export const makeSharedWatch = Effect.fnUntraced(function*(etcd: Etcd["Service"]
   return {
     changes: (range, options) => options?.from === undefined ? changesOfHub(range) : changesFrom(range, options.from),
     snapshots,
+    views,
     observe,
     current
   } satisfies SharedWatch as SharedWatch
 })
+
+const whole: View<Snapshot> = { start: (state) => state, next: (_last, _changes, state) => state }
 
 /** What the changes of each revision mean to a consumer, if anything. */
 export const mapChanges = <A, R>(

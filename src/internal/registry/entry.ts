@@ -2,7 +2,6 @@
  * Entries of a service: which keys are its instances, and what they say, in whatever layout.
  */
 import * as Effect from "effect/Effect"
-import * as Order from "effect/Order"
 import * as Result from "effect/Result"
 import type { KeyValue } from "../../Etcd.ts"
 import { InvalidInstance, ServiceInstance } from "../../ServiceInstance.ts"
@@ -122,25 +121,45 @@ export const decodeInstance = (layout: ServiceLayout, folder: Folder, id: string
 /** How many odd entries are remembered, so that each is told once and not at every look. */
 const maxRemembered = 1000
 
-/** The instance of an entry. A bad one never fails a list: it is left out, with a warning that names the key. */
-export const makeReader = (layout: ServiceLayout) => {
-  /** Each key value is decoded once, however many consumers see it. */
+export interface Reader {
+  /** Nothing where the key is not one of an instance. Each key value is decoded once, however many consumers see it. */
+  readonly read: (folder: Folder, kv: KeyValue) => Decoded | undefined
+  /** Warns of an odd entry, once. */
+  readonly tell: (folder: Folder, kv: KeyValue) => Effect.Effect<void>
+  /** The instance of an entry. A bad one never fails a list: it is left out, with a warning that names the key. */
+  readonly instance: (folder: Folder, kv: KeyValue) => Effect.Effect<ServiceInstance | undefined>
+}
+
+export const makeReader = (layout: ServiceLayout): Reader => {
   const decoded = new WeakMap<KeyValue, Decoded>()
   const told = new Map<string, bigint>()
-  return (folder: Folder, kv: KeyValue): Effect.Effect<ServiceInstance | undefined> => {
+  const read: Reader["read"] = (folder, kv) => {
+    const known = decoded.get(kv)
+    if (known !== undefined) return known
     const id = idOf(layout, folder, kv.key)
-    if (id === undefined) return Effect.undefined
-    const { instance, problem } = decoded.get(kv) ?? decodeInstance(layout, folder, id, kv)
-    decoded.set(kv, { instance, problem })
-    if (problem === undefined || told.get(kv.key) === kv.modRevision) return Effect.succeed(instance)
-    if (told.size >= maxRemembered) told.clear()
-    told.set(kv.key, kv.modRevision)
-    return Effect.logWarning(`${instance === undefined ? "entry skipped" : "odd entry"}: ${problem}`).pipe(
-      Effect.annotateLogs({ key: kv.key }),
-      Effect.as(instance)
-    )
+    if (id === undefined) return undefined
+    const made = decodeInstance(layout, folder, id, kv)
+    decoded.set(kv, made)
+    return made
+  }
+  const tell: Reader["tell"] = (folder, kv) =>
+    Effect.suspend(() => {
+      const { instance, problem } = read(folder, kv) ?? unknown
+      if (problem === undefined || told.get(kv.key) === kv.modRevision) return Effect.void
+      if (told.size >= maxRemembered) told.clear()
+      told.set(kv.key, kv.modRevision)
+      return Effect.logWarning(`${instance === undefined ? "entry skipped" : "odd entry"}: ${problem}`).pipe(
+        Effect.annotateLogs({ key: kv.key })
+      )
+    })
+  return {
+    read,
+    tell,
+    instance: (folder, kv) => {
+      const { instance, problem } = read(folder, kv) ?? unknown
+      return problem === undefined ? Effect.succeed(instance) : Effect.as(tell(folder, kv), instance)
+    }
   }
 }
 
-/** Ascending by id. */
-export const byId = Order.mapInput(Order.String, (instance: ServiceInstance) => instance.id)
+const unknown: Decoded = { instance: undefined, problem: undefined }
