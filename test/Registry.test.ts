@@ -154,6 +154,21 @@ describe("Registry", () => {
       assert.strictEqual(process.port.watches().open, 2 + 1, "orders, orders-archive, and one from a revision")
     }))
 
+  it.effect("all who follow a service share one list, and a change makes nothing anew but what has changed", () =>
+    Effect.gen(function*() {
+      const { process, put } = yield* makeRegistryWorld
+      const { registry } = yield* process
+      yield* put("/services/orders/a", json("a"))
+      const first = yield* consume(registry.instances("orders"))
+      const second = yield* consume(registry.instances("orders"))
+      yield* eventually(() => first.seen.length === 1 && second.seen.length === 1)
+      yield* put("/services/orders/b", json("b"))
+      yield* eventually(() => first.seen.length === 2 && second.seen.length === 2)
+      assert.strictEqual(first.seen[0], second.seen[0])
+      assert.strictEqual(first.seen[1], second.seen[1])
+      assert.strictEqual(first.seen[1]?.[0], first.seen[0]?.[0])
+    }))
+
   it.effect("a bad entry fails no list: it is skipped, told once, and leaves when it was good before", () =>
     Effect.gen(function*() {
       const world = yield* makeRegistryWorld
