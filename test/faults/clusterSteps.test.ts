@@ -1,0 +1,214 @@
+/**
+ * The lease of a runner is lost in every state that its storage can be in: at each step of registering, acquiring, refreshing and releasing
+ * it is revoked, its keys are deleted, or it is cut off, or its answers, for longer than a lease lives.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import * as Clock from "effect/Clock"
+import { RunnerStorage } from "effect/cluster/RunnerStorage"
+import * as ShardId from "effect/cluster/ShardId"
+import * as ShardingConfig from "effect/cluster/ShardingConfig"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as Result from "effect/Result"
+import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
+import { TestClock } from "effect/testing"
+import { EtcdRunnerStorage } from "../../src/Cluster.ts"
+import { Operation } from "../../src/Etcd.ts"
+import { addressOf, names, runnerOf, shardsTo } from "../contract/RunnerStorageContract.ts"
+import { clientOf } from "../utils/clientOf.ts"
+import { actAtEveryStep } from "../utils/interruptAtEveryStep.ts"
+import { within } from "../utils/virtual.ts"
+import { makeWorld } from "../utils/world.ts"
+
+const ttl = 6000
+const interval = 1000
+const config = ShardingConfig.layer({ shardLockExpiration: ttl, shardLockRefreshInterval: interval })
+
+const [a, b] = [addressOf(1), addressOf(2)]
+const wanted = shardsTo(3)
+const keyOf = (shard: ShardId.ShardId) => `/cluster/shards/${shard.group}/${shard.id}`
+
+const makeScenario = Effect.gen(function*() {
+  const world = yield* makeWorld
+  const clock = yield* Clock.Clock
+  const client = Effect.gen(function*() {
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    const made = yield* Scope.provide(clientOf(world, EtcdRunnerStorage.layer().pipe(Layer.provide(config))), scope)
+    return { link: made.link, storage: Context.get(made.context, RunnerStorage), close: Scope.close(scope, Exit.void) }
+  })
+  const [one, other] = [yield* client, yield* client]
+  let disturbed: { readonly at: bigint; readonly lost: "request" | "response" } | undefined
+  yield* one.link.setFate(() =>
+    disturbed === undefined || clock.monotonicTimeNanosUnsafe() > disturbed.at + outage
+      ? { request: "30 millis", response: "30 millis" }
+      : { [disturbed.lost]: "lost" }
+  )
+  const scenario = { world, one, other, lost: false, believedWrongly: new Array<string>() }
+  const disturb = (lost: "request" | "response") => () => {
+    disturbed = { at: clock.monotonicTimeNanosUnsafe(), lost }
+    scenario.lost = true
+  }
+  const loss = {
+    "revoked": () => {
+      for (const id of world.store.snapshot().leases.keys()) world.store.leaseRevoke(id)
+      scenario.lost = true
+    },
+    "with its keys deleted": () => {
+      world.store.txn({ success: [Operation.delete({ prefix: "/cluster/" })] })
+      scenario.lost = true
+    },
+    "cut off": disturb("request"),
+    "without answers": disturb("response")
+  }
+  return Object.assign(scenario, { loss })
+})
+
+const outage = Duration.toNanosUnsafe(Duration.millis(1.5 * ttl))
+
+type Scenario = Effect.Success<typeof makeScenario>
+
+/** What is true now: no other fiber in between, as the store answers at once. */
+const isInStore = ({ world }: Scenario, shard: ShardId.ShardId): boolean =>
+  Result.getOrThrow(world.store.range({ key: keyOf(shard) })).count > 0
+
+/** A runner that does with its storage what Sharding does, in rounds. */
+const makeSharding = (scenario: Scenario) => {
+  const { storage } = scenario.one
+  const held = new Map<string, ShardId.ShardId>()
+  let healthy = true
+
+  /** An answer to a question that was asked when the loss had happened is the truth. */
+  const truthful = <E>(ask: Effect.Effect<ReadonlyArray<ShardId.ShardId>, E>) =>
+    Effect.suspend(() => {
+      const asked = scenario.lost
+      return Effect.tap(ask, (shards) =>
+        Effect.sync(() => {
+          if (!asked) return
+          for (const shard of shards) {
+            if (!isInStore(scenario, shard)) scenario.believedWrongly.push(`${shard} in an answer`)
+          }
+        }))
+    })
+
+  const register = Effect.gen(function*() {
+    const runners = yield* storage.getRunners
+    if (!runners.some(([runner]) => runner.address.port === a.port)) yield* storage.register(runnerOf(1), true)
+  }).pipe(Effect.ignore)
+
+  const acquire = Effect.gen(function*() {
+    const taken = yield* truthful(storage.acquire(a, wanted.filter((shard) => !held.has(String(shard)))))
+    for (const shard of taken) held.set(String(shard), shard)
+  }).pipe(Effect.timeout(interval), Effect.ignore)
+
+  const release = Effect.fnUntraced(function*(shards: ReadonlyArray<ShardId.ShardId>) {
+    for (const shard of shards) held.delete(String(shard))
+    yield* Effect.forEach(shards, (shard) => storage.release(a, shard), { discard: true }).pipe(
+      Effect.retry({ times: 5, schedule: Schedule.spaced(50) }),
+      Effect.ignore
+    )
+  })
+
+  const refresh = Effect.gen(function*() {
+    const asked = [...held.values()]
+    const answer = yield* truthful(storage.refresh(a, asked)).pipe(
+      Effect.retry({ times: 5, schedule: Schedule.spaced(50) }),
+      Effect.timeout(interval),
+      Effect.exit
+    )
+    if (Exit.isSuccess(answer)) return yield* release(asked.filter((shard) => !answer.value.includes(shard)))
+    healthy = false
+    held.clear()
+  })
+
+  const recover = Effect.gen(function*() {
+    yield* storage.refresh(a, []).pipe(Effect.timeout(interval))
+    yield* storage.releaseAll(a)
+    healthy = true
+  }).pipe(Effect.ignore)
+
+  const round = Effect.gen(function*() {
+    yield* healthy ? refresh : recover
+    yield* register
+    if (healthy && held.size < wanted.length) yield* acquire
+  })
+
+  const stop = Effect.gen(function*() {
+    held.clear()
+    yield* Effect.ignore(storage.releaseAll(a))
+    yield* Effect.ignore(storage.unregister(a))
+  })
+
+  /** What runs on the shards that it believes to hold. */
+  const work = Effect.sync(() => {
+    for (const [name, shard] of held) {
+      if (!isInStore(scenario, shard)) scenario.believedWrongly.push(`${name} at work`)
+    }
+  })
+
+  return { held, round, release, stop, work }
+}
+
+const rest = Effect.sleep(interval)
+
+describe("the storage of a runner whose lease is, at any step,", () => {
+  for (const how of ["revoked", "with its keys deleted", "cut off", "without answers"] as const) {
+    it.effect(
+      `${how}: nothing is told that is not true, all is taken again, and nothing stays`,
+      () =>
+        Effect.gen(function*() {
+          const steps = yield* actAtEveryStep({
+            setup: makeScenario,
+            act: ({ loss }) => loss[how](),
+            run: (scenario) =>
+              Effect.gen(function*() {
+                const sharding = makeSharding(scenario)
+                // Of a loss by somebody's hand it is told by the next refresh.
+                if (how === "cut off" || how === "without answers") {
+                  yield* Effect.forkChild(Effect.repeat(sharding.work, Schedule.spaced("100 millis")))
+                }
+                yield* sharding.round
+                yield* sharding.round
+                yield* sharding.release(wanted.slice(0, 1))
+                for (let rounds = 0; rounds < 3; rounds++) {
+                  yield* rest
+                  yield* sharding.round
+                }
+                yield* sharding.stop
+                return sharding
+              }),
+            tick: "250 millis",
+            check: (scenario, exit, step) =>
+              Effect.gen(function*() {
+                const at = `${how}, step ${step}`
+                const { one, other, world } = scenario
+                const sharding = yield* exit
+                assert.deepStrictEqual(scenario.believedWrongly, [], at)
+                // It begins anew, whatever it was told before.
+                const again = Effect.gen(function*() {
+                  while (sharding.held.size < wanted.length || (yield* one.storage.getRunners).length === 0) {
+                    yield* sharding.round
+                    yield* rest
+                  }
+                }).pipe(Effect.retry(Schedule.spaced(interval)))
+                yield* within(2 * ttl + 1.5 * ttl + 5000, again)
+                for (const shard of wanted) assert.isTrue(isInStore(scenario, shard), at)
+                yield* within("1 second", sharding.stop)
+                assert.deepStrictEqual(names(yield* other.storage.acquire(b, wanted)), names(wanted), at)
+                yield* Effect.forkChild(Effect.all([one.close, other.close], { discard: true }))
+                yield* TestClock.adjust("1 second")
+                assert.deepStrictEqual(yield* world.keys, [], at)
+                yield* TestClock.adjust(3 * ttl)
+                assert.strictEqual(world.store.snapshot().leases.size, 0, at)
+              })
+          })
+          assert.isAbove(steps, 300)
+          yield* Effect.log(`${how}: ${steps} steps`)
+        }),
+      240_000
+    )
+  }
+})
