@@ -15,9 +15,12 @@ import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import { EtcdRunnerHealth, EtcdRunnerStorage, shardHeldBy } from "../src/Cluster.ts"
-import { Operation } from "../src/Etcd.ts"
+import { Etcd, Operation } from "../src/Etcd.ts"
 import type { EtcdError } from "../src/EtcdError.ts"
 import type { IdsExhausted } from "../src/InstanceId.ts"
+import { makeEtcd } from "../src/internal/client/Client.ts"
+import { makeLink } from "../src/internal/memory/link.ts"
+import { makeTransport } from "../src/internal/memory/transport.ts"
 import type { SessionLost } from "../src/Session.ts"
 import { addressOf, names, runnerOf, shardsTo } from "./contract/RunnerStorageContract.ts"
 import { clientOf } from "./utils/clientOf.ts"
@@ -286,6 +289,49 @@ describe("lost answers", () => {
         if (taken) assert.strictEqual((yield* other.storage.refresh(b, shardsTo(1))).length, 1)
         else assert.strictEqual(yield* leaseOf(world, shard(1)), 0n)
       }
+    }))
+
+  it.effect("a release that is still waited for does not take away what was acquired since", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const link = yield* Scope.provide(makeLink(Duration.seconds(5)), yield* Scope.fork(yield* Effect.scope))
+      // As with authentication on an older etcd: transactions overtake each other.
+      const settings = { retry: Schedule.recurs(0), timeout: Duration.seconds(5), namespace: "", batching: "off" } as const
+      const etcd = yield* makeEtcd(makeTransport(world.store, link), settings)
+      const storage = yield* EtcdRunnerStorage.make().pipe(
+        Effect.provideService(Etcd, etcd),
+        Effect.provideService(ShardingConfig.ShardingConfig, { ...ShardingConfig.defaults, ...config })
+      )
+      const [first] = yield* storage.acquire(a, shardsTo(1))
+      if (first === undefined) return assert.fail("not acquired")
+      // Sharding gives up all by force meanwhile, and begins anew.
+      yield* link.setFate((operation) => operation === "txn" ? { request: "1 second" } : {})
+      const releasing = yield* Effect.forkChild(storage.release(a, first))
+      yield* TestClock.adjust("500 millis")
+      yield* link.setFate(() => ({}))
+      yield* storage.releaseAll(a)
+      assert.strictEqual((yield* storage.acquire(a, shardsTo(1))).length, 1)
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(releasing)
+      assert.strictEqual((yield* storage.refresh(a, shardsTo(1))).length, 1)
+    }))
+
+  it.effect("nor does one of a shard that is not held, while it is acquired", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const one = yield* client(world)
+      const [first] = shardsTo(1)
+      if (first === undefined) return assert.fail("no shard")
+      yield* one.storage.register(runnerOf(1), true)
+      yield* one.link.setFate((operation) => operation === "txn" ? { response: "500 millis" } : {})
+      const acquiring = yield* Effect.forkChild(one.storage.acquire(a, [first]))
+      yield* TestClock.adjust("100 millis")
+      yield* one.link.setFate(() => ({}))
+      const releasing = yield* Effect.forkChild(one.storage.release(a, first))
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(releasing)
+      assert.strictEqual((yield* Fiber.join(acquiring)).length, 1)
+      assert.strictEqual((yield* one.storage.refresh(a, [first])).length, 1)
     }))
 
   it.effect("a release is told as done only when the key is gone", () =>

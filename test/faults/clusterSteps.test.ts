@@ -11,6 +11,7 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
 import * as Schedule from "effect/Schedule"
@@ -75,7 +76,7 @@ type Scenario = Effect.Success<typeof makeScenario>
 const isInStore = ({ world }: Scenario, shard: ShardId.ShardId): boolean =>
   Result.getOrThrow(world.store.range({ key: keyOf(shard) })).count > 0
 
-/** A runner that does with its storage what Sharding does, in rounds. */
+/** A runner that does with its storage what Sharding does. */
 const makeSharding = (scenario: Scenario) => {
   const { storage } = scenario.one
   const held = new Map<string, ShardId.ShardId>()
@@ -94,16 +95,6 @@ const makeSharding = (scenario: Scenario) => {
         }))
     })
 
-  const register = Effect.gen(function*() {
-    const runners = yield* storage.getRunners
-    if (!runners.some(([runner]) => runner.address.port === a.port)) yield* storage.register(runnerOf(1), true)
-  }).pipe(Effect.ignore)
-
-  const acquire = Effect.gen(function*() {
-    const taken = yield* truthful(storage.acquire(a, wanted.filter((shard) => !held.has(String(shard)))))
-    for (const shard of taken) held.set(String(shard), shard)
-  }).pipe(Effect.timeout(interval), Effect.ignore)
-
   const release = Effect.fnUntraced(function*(shards: ReadonlyArray<ShardId.ShardId>) {
     for (const shard of shards) held.delete(String(shard))
     yield* Effect.forEach(shards, (shard) => storage.release(a, shard), { discard: true }).pipe(
@@ -119,7 +110,10 @@ const makeSharding = (scenario: Scenario) => {
       Effect.timeout(interval),
       Effect.exit
     )
-    if (Exit.isSuccess(answer)) return yield* release(asked.filter((shard) => !answer.value.includes(shard)))
+    if (Exit.isSuccess(answer)) {
+      yield* Effect.forkChild(release(asked.filter((shard) => !answer.value.includes(shard))))
+      return
+    }
     healthy = false
     held.clear()
   })
@@ -130,11 +124,17 @@ const makeSharding = (scenario: Scenario) => {
     healthy = true
   }).pipe(Effect.ignore)
 
-  const round = Effect.gen(function*() {
-    yield* healthy ? refresh : recover
-    yield* register
-    if (healthy && held.size < wanted.length) yield* acquire
-  })
+  /** Beside everything else, as its answers are believed until the next ones. */
+  const refreshing = Effect.suspend(() => healthy ? refresh : recover).pipe(Effect.repeat(Schedule.fixed(interval)))
+
+  const takePart = Effect.gen(function*() {
+    const runners = yield* storage.getRunners
+    if (!runners.some(([runner]) => runner.address.port === a.port)) yield* storage.register(runnerOf(1), true)
+    const missing = wanted.filter((shard) => !held.has(String(shard)))
+    if (!healthy || missing.length === 0) return
+    const taken = yield* truthful(storage.acquire(a, missing))
+    for (const shard of healthy ? taken : []) held.set(String(shard), shard)
+  }).pipe(Effect.timeout(interval), Effect.ignore)
 
   const stop = Effect.gen(function*() {
     held.clear()
@@ -147,9 +147,9 @@ const makeSharding = (scenario: Scenario) => {
     for (const [name, shard] of held) {
       if (!isInStore(scenario, shard)) scenario.believedWrongly.push(`${name} at work`)
     }
-  })
+  }).pipe(Effect.repeat(Schedule.spaced("100 millis")))
 
-  return { held, round, release, stop, work }
+  return { held, refreshing, takePart, release, stop, work }
 }
 
 const rest = Effect.sleep(interval)
@@ -166,17 +166,14 @@ describe("the storage of a runner whose lease is, at any step,", () => {
             run: (scenario) =>
               Effect.gen(function*() {
                 const sharding = makeSharding(scenario)
+                yield* Effect.forkChild(sharding.refreshing)
                 // Of a loss by somebody's hand it is told by the next refresh.
-                if (how === "cut off" || how === "without answers") {
-                  yield* Effect.forkChild(Effect.repeat(sharding.work, Schedule.spaced("100 millis")))
-                }
-                yield* sharding.round
-                yield* sharding.round
+                if (how === "cut off" || how === "without answers") yield* Effect.forkChild(sharding.work)
+                yield* sharding.takePart
                 yield* sharding.release(wanted.slice(0, 1))
-                for (let rounds = 0; rounds < 3; rounds++) {
-                  yield* rest
-                  yield* sharding.round
-                }
+                yield* rest
+                yield* sharding.takePart
+                yield* rest
                 yield* sharding.stop
                 return sharding
               }),
@@ -188,14 +185,20 @@ describe("the storage of a runner whose lease is, at any step,", () => {
                 const sharding = yield* exit
                 assert.deepStrictEqual(scenario.believedWrongly, [], at)
                 // It begins anew, whatever it was told before.
-                const again = Effect.gen(function*() {
-                  while (sharding.held.size < wanted.length || (yield* one.storage.getRunners).length === 0) {
-                    yield* sharding.round
+                const refreshing = yield* Effect.forkChild(sharding.refreshing)
+                const again = yield* Effect.forkChild(
+                  Effect.gen(function*() {
+                    yield* sharding.takePart
                     yield* rest
-                  }
-                }).pipe(Effect.retry(Schedule.spaced(interval)))
-                yield* within(2 * ttl + 1.5 * ttl + 5000, again)
+                    return sharding.held.size === wanted.length && (yield* one.storage.getRunners).length === 1
+                  }).pipe(Effect.retry(Schedule.spaced(interval)), Effect.repeat({ until: (done) => done }))
+                )
+                for (let waited = 0; again.pollUnsafe() === undefined; waited += 500) {
+                  assert.isBelow(waited, 1.5 * ttl + 2 * ttl + 5000, at)
+                  yield* TestClock.adjust(500)
+                }
                 for (const shard of wanted) assert.isTrue(isInStore(scenario, shard), at)
+                yield* Fiber.interrupt(refreshing)
                 yield* within("1 second", sharding.stop)
                 assert.deepStrictEqual(names(yield* other.storage.acquire(b, wanted)), names(wanted), at)
                 yield* Effect.forkChild(Effect.all([one.close, other.close], { discard: true }))
@@ -206,7 +209,6 @@ describe("the storage of a runner whose lease is, at any step,", () => {
               })
           })
           assert.isAbove(steps, 300)
-          yield* Effect.log(`${how}: ${steps} steps`)
         }),
       240_000
     )

@@ -107,7 +107,6 @@ describe("entries that expire, in a store whose leases are, at any step,", () =>
           assert.isAbove(steps, 100)
           assert.isAbove(ends.written, 0)
           if (how !== "revoked") assert.isAbove(ends.failed, 0)
-          yield* Effect.log(`${how}: ${steps} steps, ${ends.written} written, ${ends.failed} failed`)
         }),
       120_000
     )

@@ -67,6 +67,19 @@ const deletion = (key: string, leaseId: bigint, modRevision: bigint) => ({
   success: [Operation.delete(key)]
 })
 
+/** Answers what is on this lease under the key instead: another put. */
+const removePut = (
+  etcd: Etcd["Service"],
+  key: string,
+  leaseId: bigint,
+  modRevision: bigint
+): Effect.Effect<KeyValue | undefined, EtcdError> =>
+  Effect.map(
+    etcd.txn({ ...deletion(key, leaseId, modRevision), failure: [Operation.range({ key, keysOnly: true })] }),
+    ({ responses: [found] }) =>
+      found?._tag === "Range" ? found.kvs.find(({ lease }) => lease === leaseId) : undefined
+  )
+
 /** Until the key is gone, or is not on this lease. */
 export const removeKey = (
   etcd: Etcd["Service"],
@@ -74,11 +87,9 @@ export const removeKey = (
   leaseId: bigint,
   modRevision = 0n
 ): Effect.Effect<void, EtcdError> =>
-  etcd.txn({ ...deletion(key, leaseId, modRevision), failure: [Operation.range({ key, keysOnly: true })] }).pipe(
-    Effect.flatMap(({ responses: [found] }) => {
-      const kv = found?._tag === "Range" ? found.kvs[0] : undefined
-      return kv?.lease === leaseId ? removeKey(etcd, key, leaseId, kv.modRevision) : Effect.void
-    })
+  Effect.flatMap(
+    removePut(etcd, key, leaseId, modRevision),
+    (other) => other === undefined ? Effect.void : removeKey(etcd, key, leaseId, other.modRevision)
   )
 
 export const makeShardLocks = (options: {
@@ -182,15 +193,23 @@ export const makeShardLocks = (options: {
   // Releasing
   // ---------------------------------------------------------------------------
 
+  // Sharding may give up all by force while it waits for one, and begin anew: what has been acquired since is not meant.
   const release: ShardLocks["release"] = Effect.fnUntraced(function*(shard) {
     const key = shardKey(prefix, shard)
     const entry = held.get(key)
     const session = entry === undefined ? lease.liveUnsafe() : entry.session
     // What was on a lost lease goes with it.
     if (session !== undefined && session.lossUnsafe() === undefined) {
-      yield* removeKey(etcd, key, session.leaseId, entry?.modRevision)
+      const other = entry && (yield* removePut(etcd, key, session.leaseId, entry.modRevision))
+      if (entry === undefined || other !== undefined) {
+        yield* turn.withPermit(
+          Effect.suspend(() =>
+            held.get(key) === entry ? removeKey(etcd, key, session.leaseId, other?.modRevision) : Effect.void
+          )
+        )
+      }
     }
-    held.delete(key)
+    if (held.get(key) === entry) held.delete(key)
   })
 
   const removeAll = (kvs: ReadonlyArray<KeyValue>) =>
