@@ -1,4 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as ShardingConfig from "effect/cluster/ShardingConfig"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
@@ -10,14 +11,16 @@ import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import { EtcdRunnerStorage } from "../../src/Cluster.ts"
 import { ConfigCenter } from "../../src/ConfigCenter.ts"
 import { Etcd, Operation, type WatchItem } from "../../src/Etcd.ts"
 import type { EtcdError } from "../../src/EtcdError.ts"
-import { layerEtcd } from "../../src/EtcdLive.ts"
+import { layerEtcd, layerEtcdPort } from "../../src/EtcdLive.ts"
 import type { EtcdOptions } from "../../src/EtcdOptions.ts"
 import { Lock } from "../../src/Lock.ts"
 import { Registry } from "../../src/Registry.ts"
 import { ServiceInstance } from "../../src/ServiceInstance.ts"
+import { addressOf, runnerOf, shardsTo } from "../contract/RunnerStorageContract.ts"
 import { as, asRoot, authentications, setUpAuth } from "../utils/auth.ts"
 import { makeEtcdServer } from "../utils/EtcdServer.ts"
 import { connect } from "../utils/live.ts"
@@ -520,5 +523,28 @@ for (const version of versions) {
         }),
       60_000
     )
+
+    it.live("a runner of a cluster with no right to write shards takes none", () =>
+      Effect.gen(function*() {
+        const server = yield* makeEtcdServer({ version })
+        yield* setUpAuth(server, { owner: ["/cluster/"], guest: ["/cluster/runners/", "/cluster/machines/"] }, false)
+        yield* server.etcdctl("role", "grant-permission", "--prefix=true", "guest", "read", "/cluster/shards/")
+        yield* server.etcdctl("auth", "enable")
+        const storage = (name: string) =>
+          Layer.build(layerEtcdPort({ endpoints: server.endpoint, ...as(name) })).pipe(
+            Effect.flatMap((context) => Effect.provideContext(EtcdRunnerStorage.make(), context)),
+            Effect.provideService(ShardingConfig.ShardingConfig, ShardingConfig.defaults)
+          )
+        const owner = yield* storage("owner")
+        yield* owner.register(runnerOf(1), true)
+        assert.strictEqual((yield* owner.acquire(addressOf(1), shardsTo(2))).length, 2)
+        const guest = yield* storage("guest")
+        yield* guest.register(runnerOf(2), true)
+        const error = yield* Effect.flip(guest.acquire(addressOf(2), shardsTo(4)))
+        assert.strictEqual((error.cause as EtcdError).reason._tag, "PermissionDenied")
+        assert.strictEqual((yield* owner.acquire(addressOf(1), shardsTo(4))).length, 4)
+        yield* owner.releaseAll(addressOf(1))
+        assert.deepStrictEqual(yield* owner.refresh(addressOf(1), shardsTo(4)), [])
+      }), 60_000)
   })
 }

@@ -67,6 +67,15 @@ const deletion = (key: string, leaseId: bigint, modRevision: bigint) => ({
   success: [Operation.delete(key)]
 })
 
+/**
+ * All of them in one, each as if it were alone. Before 3.4.42 and 3.5.28, etcd checks no right to write within nested transactions: so it is
+ * asked about the keys outside of them, where nothing is ever done, as a transaction without a compare succeeds.
+ */
+const together = (transactions: ReadonlyArray<{ readonly key: string; readonly operation: Operation }>) => ({
+  success: transactions.map(({ operation }) => operation),
+  failure: transactions.map(({ key }) => Operation.delete(key))
+})
+
 /** Answers what is on this lease under the key instead: another put. */
 const removePut = (
   etcd: Etcd["Service"],
@@ -161,7 +170,8 @@ export const makeShardLocks = (options: {
       const taken: Array<{ readonly shard: ShardId; readonly key: string; readonly modRevision: bigint }> = []
       for (const chunk of Arr.chunksOf(shards, perTransaction)) {
         const keys = chunk.map((shard) => shardKey(prefix, shard))
-        const result = yield* etcd.txn({ success: keys.map((key) => claim(key, session.leaseId)) }).pipe(
+        const claims = keys.map((key) => ({ key, operation: claim(key, session.leaseId) }))
+        const result = yield* etcd.txn(together(claims)).pipe(
           Effect.tapError(({ reason }) =>
             Effect.sync(() => reason._tag === "LeaseNotFound" ? session.revoked() : undefined)
           )
@@ -215,7 +225,11 @@ export const makeShardLocks = (options: {
   const removeAll = (kvs: ReadonlyArray<KeyValue>) =>
     Effect.forEach(
       Arr.chunksOf(kvs, perTransaction),
-      (chunk) => etcd.txn({ success: chunk.map((kv) => Operation.txn(deletion(kv.key, kv.lease, kv.modRevision))) }),
+      (chunk) =>
+        etcd.txn(together(chunk.map(({ key, lease, modRevision }) => ({
+          key,
+          operation: Operation.txn(deletion(key, lease, modRevision))
+        })))),
       { discard: true }
     )
 
