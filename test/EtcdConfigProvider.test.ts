@@ -7,7 +7,7 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
-import { Etcd } from "../src/Etcd.ts"
+import { Etcd, Operation } from "../src/Etcd.ts"
 import { EtcdConfigProvider } from "../src/EtcdConfigProvider.ts"
 import { layerEtcdPort } from "../src/EtcdLive.ts"
 import { EtcdMemory, layerMemory as layerStore } from "../src/EtcdMemory.ts"
@@ -169,12 +169,33 @@ describe("the layer", () => {
       }
     }).pipe(Effect.provide(CoordTesting.layer())))
 
+  it.effect("reads a key and its folder at one revision: who moves from one to the other is seen in one of them", () =>
+    Effect.gen(function*() {
+      const memory = yield* EtcdMemory.make()
+      const [{ link, port }, other] = [yield* makeConfigClient(memory), yield* makeConfigClient(memory)]
+      yield* other.put("DB", "db-1")
+      const layer = EtcdConfigProvider.layer({ fallback: ConfigProvider.fromUnknown({}) }).pipe(
+        Layer.provide(Layer.succeed(Etcd, port.etcd))
+      )
+      yield* link.setFate(() => ({ request: "100 millis" }))
+      const reading = yield* Effect.forkChild(Effect.provide(Config.option(Config.String("DB")), layer))
+      yield* TestClock.adjust("150 millis")
+      yield* other.port.etcd.txn({
+        success: [Operation.delete("/config/DB"), Operation.put("/config/DB/HOST", "db-1")]
+      })
+      yield* TestClock.adjust("1 second")
+      assert.deepInclude(yield* Fiber.join(reading), { value: "db-1" })
+    }))
+
   it.effect("says no value in its errors", () =>
     Effect.gen(function*() {
       const { port, put } = yield* makeConfigClient(yield* EtcdMemory.make())
       yield* put("secret", "hunter2")
       const layer = EtcdConfigProvider.layer().pipe(Layer.provide(Layer.succeed(Etcd, port.etcd)))
-      const error = yield* Effect.flip(Effect.provide(Config.Port("secret"), layer))
-      assert.notInclude(`${error.message} ${String(error.cause)}`, "hunter2")
+      yield* port.etcd.txn({ success: [Operation.put("/config/bytes", Buffer.from("hunter2\u00ff", "latin1"))] })
+      for (const read of [Config.Port("secret"), Config.String("bytes")]) {
+        const error = yield* Effect.flip(Effect.provide(Effect.asVoid(read), layer))
+        assert.notInclude(`${error.message} ${String(error.cause)}`, "hunter2")
+      }
     }))
 })

@@ -296,7 +296,12 @@ describe("lost answers", () => {
       const world = yield* makeWorld
       const link = yield* Scope.provide(makeLink(Duration.seconds(5)), yield* Scope.fork(yield* Effect.scope))
       // As with authentication on an older etcd: transactions overtake each other.
-      const settings = { retry: Schedule.recurs(0), timeout: Duration.seconds(5), namespace: "", batching: "off" } as const
+      const settings = {
+        retry: Schedule.recurs(0),
+        timeout: Duration.seconds(5),
+        namespace: "",
+        batching: "off"
+      } as const
       const etcd = yield* makeEtcd(makeTransport(world.store, link), settings)
       const storage = yield* EtcdRunnerStorage.make().pipe(
         Effect.provideService(Etcd, etcd),

@@ -1,6 +1,7 @@
 /** The metrics: dashboards and alerts rely on their names, and on when they move. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Config from "effect/Config"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -79,6 +80,8 @@ describe("metrics", () => {
       assert.strictEqual(yield* operations("Lock.tryAcquire", "LockHeld"), 1)
       assert.strictEqual(yield* operations("ConfigCenter.get", "ConfigNotFound"), 1)
       assert.strictEqual(yield* operations("Lock.acquire", "interrupted"), 1)
+      const waited = "coord_operation_duration_sum{operation=\"Lock.acquire\",outcome=\"interrupted\"}"
+      assert.strictEqual(yield* read(waited), 1000)
       assert.strictEqual(yield* read("coord_lock_hold_duration_count"), 1)
       assert.strictEqual(yield* read("coord_lock_hold_duration_sum"), 3000)
     })
@@ -103,6 +106,38 @@ describe("metrics", () => {
       assert.strictEqual(yield* read("coord_registrations_recovering"), 0)
       yield* Scope.close(scope, Exit.void)
       assert.strictEqual(yield* read("coord_sessions_lost{why=\"Expired\"}"), 1)
+    })
+  )
+
+  test(
+    "who gives up what he has loses no session",
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const lock = Context.get(yield* Layer.buildWithScope(Layer.fresh(layer()), scope), Lock)
+      yield* Scope.provide(lock.acquire("job"), scope)
+      yield* Scope.close(scope, Exit.void)
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual((yield* PrometheusMetrics.format()).match(/^coord_sessions_lost.* [1-9]/m), null)
+      assert.notInclude(yield* PrometheusMetrics.format(), "Closed")
+    })
+  )
+
+  test(
+    "channels are counted while they are open, and each list that they are handed",
+    Effect.gen(function*() {
+      const registry = yield* Registry
+      const scope = yield* Scope.make()
+      const channel = yield* Scope.provide(registry.channel("orders"), scope)
+      assert.strictEqual(yield* read("coord_channels_open"), 1)
+      channel.getConnectivityState(true)
+      yield* TestClock.adjust("1 second")
+      const lists = (yield* read("coord_channel_updates")) ?? 0
+      assert.isAbove(lists, 0)
+      yield* registry.register(new ServiceInstance({ id: "a", name: "orders", address: "127.0.0.1", port: 9 }))
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(yield* read("coord_channel_updates"), lists + 1)
+      yield* Scope.close(scope, Exit.void)
+      assert.strictEqual(yield* read("coord_channels_open"), 0)
     })
   )
 

@@ -90,6 +90,10 @@ export const configProviderContract = (name: string, port: Layer.Layer<Etcd | Op
         yield* write("LIST/4000000000", "far away")
         const error = yield* Effect.flip(list)
         assert.strictEqual(error.cause._tag, "SchemaError")
+        yield* write("PORTS/1", "http")
+        yield* write("PORTS/3", "https")
+        const ports = Config.schema(Schema.Record(Schema.String, Schema.String), "PORTS")
+        assert.deepStrictEqual(yield* ports, { 1: "http", 3: "https" })
         yield* write("PAIRS/0/name", "a")
         yield* write("PAIRS/1/name", "b")
         assert.deepStrictEqual(

@@ -4,13 +4,17 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { TestClock } from "effect/testing"
 import { Etcd } from "../../src/Etcd.ts"
 import type { EtcdError } from "../../src/EtcdError.ts"
 import { makeKeyValueStore } from "../../src/KeyValueStore.ts"
+import { actAtEveryRequest } from "../utils/actAtEveryRequest.ts"
+import { makeEtcdServer } from "../utils/EtcdServer.ts"
 import { actAtEveryStep } from "../utils/interruptAtEveryStep.ts"
+import { connect } from "../utils/live.ts"
 import { failure, within } from "../utils/virtual.ts"
 import { makeWorld } from "../utils/world.ts"
 
@@ -111,3 +115,53 @@ describe("entries that expire, in a store whose leases are, at any step,", () =>
     )
   }
 })
+
+for (const version of ["3.5", "3.4"] as const) {
+  describe(`entries that expire on etcd ${version}`, () => {
+    it.live(
+      "around whichever of its requests all leases are revoked, each write succeeds",
+      () =>
+        Effect.gen(function*() {
+          const server = yield* makeEtcdServer({ version })
+          const etcd = yield* connect({ endpoints: server.endpoint })
+          let revoked = false
+          const revokeAll = Effect.gen(function*() {
+            const list = yield* server.etcdctl("lease", "list")
+            for (const id of list.split("\n").slice(1).filter((line) => line !== "")) {
+              yield* server.etcdctl("lease", "revoke", id)
+            }
+            revoked = true
+          }).pipe(Effect.orDie)
+          const places = yield* actAtEveryRequest(etcd, revokeAll, (port, place) =>
+            Effect.gen(function*() {
+              revoked = false
+              const prefix = `/kv/${place}`
+              const store = yield* Effect.provideService(
+                makeKeyValueStore({ prefix, timeToLive: "1 hour" }),
+                Etcd,
+                port
+              )
+              const certain = new Set<string>()
+              for (const key of ["a", "b", "c"]) {
+                const after = revoked
+                yield* store.set(key, key)
+                // Whose put was answered when it happened is gone with it.
+                if (after || !revoked) certain.add(key)
+                if (!after && revoked) certain.clear()
+              }
+              const before = revoked
+              assert.include(["b!", undefined], yield* store.modify("b", (text) => `${text}!`))
+              if (revoked && !before) certain.clear()
+              const { kvs } = yield* etcd.range({ prefix: `${prefix}/` })
+              const there = new Set(kvs.map(({ key }) => key.slice(prefix.length + 1)))
+              for (const key of certain) assert.isTrue(there.has(key), `place ${place}: ${key}`)
+              for (const { lease } of kvs) {
+                assert.isAbove(Duration.toSeconds((yield* etcd.leaseTimeToLive(lease)).remaining), 3500)
+              }
+            }))
+          assert.isAbove(places, 8)
+        }),
+      120_000
+    )
+  })
+}

@@ -85,8 +85,7 @@ const removePut = (
 ): Effect.Effect<KeyValue | undefined, EtcdError> =>
   Effect.map(
     etcd.txn({ ...deletion(key, leaseId, modRevision), failure: [Operation.range({ key, keysOnly: true })] }),
-    ({ responses: [found] }) =>
-      found?._tag === "Range" ? found.kvs.find(({ lease }) => lease === leaseId) : undefined
+    ({ responses: [found] }) => found?._tag === "Range" ? found.kvs.find(({ lease }) => lease === leaseId) : undefined
   )
 
 /** Until the key is gone, or is not on this lease. */
