@@ -1,16 +1,24 @@
 /** `Etcd.health` where something is wrong. Where nothing is: the contract. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
 import { TestClock } from "effect/testing"
-import { Etcd, type Health, Operation } from "../src/Etcd.ts"
+import { Etcd, type Health, type MemberHealth, Operation } from "../src/Etcd.ts"
+import { EtcdMemory } from "../src/EtcdMemory.ts"
+import { healthOf } from "../src/internal/client/health.ts"
+import { Store } from "../src/internal/memory/Store.ts"
+import { makeTransport } from "../src/internal/memory/transport.ts"
+import type { Transport } from "../src/internal/Transport.ts"
 import { EtcdTest, layer } from "../src/testing.ts"
 import { makeCluster } from "./utils/Cluster.ts"
+import { makeConfigClient } from "./utils/configClient.ts"
 import { makeEtcdServer } from "./utils/EtcdServer.ts"
 import { interruptAtEveryStep } from "./utils/interruptAtEveryStep.ts"
 import { connect } from "./utils/live.ts"
@@ -34,6 +42,16 @@ describe("health", () => {
       assert.deepStrictEqual(tags(yield* etcd.health), ["Known"])
     }).pipe(Effect.provide(layer())))
 
+  it.effect("an outage that ends while it is asked costs only time", () =>
+    Effect.gen(function*() {
+      const { link, port } = yield* makeConfigClient(yield* EtcdMemory.make())
+      yield* link.refuse
+      const asking = yield* Effect.forkChild(port.etcd.health, { startImmediately: true })
+      yield* TestClock.adjust("150 millis")
+      yield* link.accept
+      assert.deepStrictEqual(tags(yield* within("150 millis", Fiber.join(asking))), ["Known"])
+    }))
+
   it.effect("who is interrupted while he asks is gone at once, and the next one is answered", () =>
     Effect.gen(function*() {
       const steps = yield* interruptAtEveryStep({
@@ -56,6 +74,55 @@ describe("health", () => {
           })
       })
       assert.isAbove(steps, 20)
+    }))
+})
+
+/** Three members that say different things, each after its time. */
+const saying = (members: ReadonlyArray<Partial<Extract<MemberHealth, { readonly _tag: "Known" }>>>): Transport => ({
+  ...makeTransport(new Store(Clock.Clock.defaultValue())),
+  range: () => Effect.succeed({ revision: 7n, kvs: [], count: 0, more: false }).pipe(Effect.delay("1 second")),
+  members: Effect.delay(
+    Effect.succeed(members.map((member, index) => ({
+      _tag: "Known" as const,
+      endpoint: `member-${index}`,
+      id: BigInt(index + 1),
+      version: "3.5.30",
+      leader: 1n,
+      isLearner: false,
+      raftTerm: 1n,
+      raftIndex: 1n,
+      dbSize: 0,
+      dbSizeInUse: 0,
+      errors: [],
+      latency: Duration.zero,
+      ...member
+    }))),
+    "1 second"
+  )
+})
+
+describe("health of members that do not agree", () => {
+  const of = (transport: Transport) => within("1 second", healthOf(transport))
+
+  it.effect("the leader is that of the latest term, also where one knows of none", () =>
+    Effect.gen(function*() {
+      const cutOff = { leader: 2n, raftTerm: 4n }
+      const leading = { leader: 3n, raftTerm: 5n }
+      const orphan = { leader: 0n, raftTerm: 9n }
+      for (const members of [[cutOff, leading, orphan], [orphan, leading, cutOff], [leading, cutOff, orphan]]) {
+        assert.strictEqual((yield* of(saying(members))).leader, 3n)
+      }
+      assert.isUndefined((yield* of(saying([orphan]))).leader)
+    }))
+
+  it.effect("an alarm counts once, whoever tells of it, and the time is that of the read", () =>
+    Effect.gen(function*() {
+      const errors = ["memberID:2 alarm:NOSPACE", "etcdserver: no leader"]
+      const { alarms, latency, revision } = yield* of(
+        saying([{ errors }, { errors }, { errors: [...errors, "memberID:3 alarm:NOSPACE"] }])
+      )
+      assert.deepStrictEqual(alarms, [{ member: 2n, alarm: "NOSPACE" }, { member: 3n, alarm: "NOSPACE" }])
+      assert.deepStrictEqual([Duration.toMillis(latency), revision], [1000, 7n])
     }))
 })
 
