@@ -93,7 +93,8 @@ describe("entries that expire, in a store whose leases are, at any step,", () =>
                   }
                   ends.failed++
                   assert.notStrictEqual(how, "revoked", at)
-                  assert.include(["Timeout", "Ambiguous"], (failure(exit)?.cause as EtcdError).reason._tag, at)
+                  const cause = failure(exit)?.cause as EtcdError | undefined
+                  assert.include(["Timeout", "Ambiguous"], cause?.reason._tag, at)
                 }
                 if (Exit.isFailure(modified)) assert.notStrictEqual(how, "revoked", at)
                 else if (lost && how === "revoked") assert.include(["a!", undefined], modified.value, at)
