@@ -159,6 +159,7 @@ const rest = Effect.sleep(interval)
 
 describe("the storage of a runner whose lease is, at any step,", () => {
   for (const how of ["revoked", "with its keys deleted", "cut off", "without answers"] as const) {
+    const isByHand = how === "revoked" || how === "with its keys deleted"
     it.effect(
       `${how}: nothing is told that is not true, all is taken again, and nothing stays`,
       () =>
@@ -175,12 +176,13 @@ describe("the storage of a runner whose lease is, at any step,", () => {
                 )
                 yield* Effect.forkChild(sharding.refreshing)
                 // Of a loss by somebody's hand it is told by the next refresh.
-                if (how === "cut off" || how === "without answers") yield* Effect.forkChild(sharding.work)
+                if (!isByHand) yield* Effect.forkChild(sharding.work)
                 yield* sharding.takePart
                 yield* sharding.release(wanted.slice(0, 1))
                 yield* rest
                 yield* sharding.takePart
-                yield* sharding.stop
+                // Who is cut off goes on believing until he is told.
+                if (isByHand) yield* sharding.stop
                 return sharding
               }),
             tick: "250 millis",
@@ -191,20 +193,25 @@ describe("the storage of a runner whose lease is, at any step,", () => {
                 const sharding = yield* exit
                 assert.deepStrictEqual(scenario.lies, [], at)
                 // It begins anew, whatever it was told before.
-                const refreshing = yield* Effect.forkChild(sharding.refreshing)
-                const again = yield* Effect.forkChild(
-                  Effect.gen(function*() {
-                    yield* sharding.takePart
-                    yield* rest
-                    return sharding.held.size === wanted.length && (yield* one.storage.getRunners).length === 1
-                  }).pipe(Effect.retry(Schedule.spaced(interval)), Effect.repeat({ until: (done) => done }))
+                const beside = yield* Effect.forEach(
+                  [
+                    sharding.refreshing,
+                    Effect.forever(Effect.andThen(sharding.takePart, rest)),
+                    ...isByHand ? [] : [sharding.work]
+                  ],
+                  (effect) => Effect.forkChild(effect)
                 )
-                for (let waited = 0; again.pollUnsafe() === undefined; waited += 500) {
+                const isBack = Effect.map(
+                  world.operator.range({ prefix: "/cluster/runners/" }),
+                  ({ count }) => count === 1 && sharding.held.size === wanted.length
+                )
+                for (let waited = 0; waited < (isByHand ? 500 : 2.5 * ttl) || !(yield* isBack); waited += 500) {
                   assert.isBelow(waited, 1.5 * ttl + 2 * ttl + 5000, at)
                   yield* TestClock.adjust(500)
                 }
+                yield* Fiber.interruptAll(beside)
+                assert.deepStrictEqual(scenario.lies, [], at)
                 for (const shard of wanted) assert.isTrue(isInStore(scenario, shard), at)
-                yield* Fiber.interrupt(refreshing)
                 yield* within("1 second", sharding.stop)
                 assert.deepStrictEqual(names(yield* other.storage.acquire(b, wanted)), names(wanted), at)
                 yield* Effect.forkChild(Effect.all([one.close, other.close], { discard: true }))
