@@ -4,12 +4,15 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
 import { Etcd, Operation } from "../src/Etcd.ts"
 import { EtcdConfigProvider } from "../src/EtcdConfigProvider.ts"
+import { EtcdError, PermissionDenied } from "../src/EtcdError.ts"
 import { EtcdMemory } from "../src/EtcdMemory.ts"
-import { reloadable } from "../src/Reloadable.ts"
+import { type Reloadable, reloadable } from "../src/Reloadable.ts"
 import { layerMemory, layerServer } from "./contract/layers.ts"
 import { reloadableContract } from "./contract/ReloadableContract.ts"
 import { makeConfigClient } from "./utils/configClient.ts"
@@ -147,6 +150,85 @@ describe("reloadable", () => {
       yield* TestClock.adjust("1 minute")
       assert.strictEqual(yield* mailer.use(from), "a")
       assert.deepStrictEqual(log.at(-1), "released c")
+    }))
+
+  it.effect("where nothing has changed, nothing is built: after a compaction, and after a right that was taken and given back", () =>
+    Effect.gen(function*() {
+      const { layer, link, other, port, store } = yield* makeWorld
+      let broken = yield* Deferred.make<never, EtcdError>()
+      const etcd: Etcd["Service"] = {
+        ...port.etcd,
+        watch: (request) => Stream.interruptWhen(port.etcd.watch(request), Effect.suspend(() => Deferred.await(broken)))
+      }
+      const mailer = yield* reloadable(layer).pipe(
+        Effect.provide(EtcdConfigProvider.layer()),
+        Effect.provideService(Etcd, etcd)
+      )
+      yield* other.put("FROM", "b")
+      yield* TestClock.adjust("1 second")
+      yield* link.refuse
+      yield* other.port.etcd.txn({ success: [Operation.put("/other", "x")] })
+      yield* store.compact(yield* store.revision)
+      yield* TestClock.adjust("1 minute")
+      yield* link.accept
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual((yield* mailer.status).generation, 2)
+      const refused = new EtcdError({ operation: "watch", reason: new PermissionDenied({}) })
+      const before = broken
+      broken = yield* Deferred.make<never, EtcdError>()
+      yield* Deferred.fail(before, refused)
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual((yield* mailer.status).generation, 2)
+      yield* other.put("FROM", "c")
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(yield* mailer.use(from), "c")
+    }))
+
+  it.effect("a change while the first one is built is not missed", () =>
+    Effect.gen(function*() {
+      const { held, make, other } = yield* makeWorld
+      held.building = Effect.sleep("1 second")
+      const making = yield* Effect.forkChild(make, { startImmediately: true })
+      yield* TestClock.adjust("500 millis")
+      yield* other.put("FROM", "b")
+      yield* TestClock.adjust("10 seconds")
+      const mailer = yield* Fiber.join(making)
+      assert.strictEqual(yield* mailer.use(from), "b")
+    }))
+
+  it.effect("within a layer of its own, each one is built anew", () =>
+    Effect.gen(function*() {
+      class Mail extends Context.Service<Mail, Reloadable<Mailer, unknown>>()("Mail") {}
+      const { log, make, put } = yield* makeWorld
+      const mail = Context.get(yield* Layer.build(Layer.effect(Mail, make)), Mail)
+      yield* put("FROM", "b")
+      yield* TestClock.adjust("100 millis")
+      assert.strictEqual(yield* mail.use(from), "b")
+      assert.deepStrictEqual(log, ["built a", "built b", "released a"])
+    }))
+
+  it.effect("a reload that is interrupted is no failure", () =>
+    Effect.gen(function*() {
+      const { held, make } = yield* makeWorld
+      const mailer = yield* make
+      held.building = Effect.sleep("1 second")
+      yield* Fiber.interrupt(yield* Effect.forkChild(mailer.reload, { startImmediately: true }))
+      assert.deepStrictEqual(yield* mailer.status, { generation: 1, failure: undefined })
+    }))
+
+  it.effect("one that is being released at its end is released to its end", () =>
+    Effect.gen(function*() {
+      const { held, log, make, put } = yield* makeWorld
+      const scope = yield* Scope.make()
+      const mailer = yield* Scope.provide(make, scope)
+      held.releasing = Effect.sleep("1 second")
+      yield* put("FROM", "b")
+      yield* TestClock.adjust("500 millis")
+      assert.strictEqual((yield* mailer.status).generation, 2)
+      const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void), { startImmediately: true })
+      yield* TestClock.adjust("3 seconds")
+      assert.isDefined(closing.pollUnsafe())
+      assert.deepStrictEqual(log.toSorted(), ["built a", "built b", "released a", "released b"])
     }))
 
   it.effect("what else is in etcd does not count", () =>

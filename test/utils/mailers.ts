@@ -11,7 +11,10 @@ export const from = Effect.map(Mailer, (mailer) => mailer.from)
 export const makeMailers = () => {
   const log: Array<string> = []
   const open = new Set<{ readonly from: string }>()
-  const held: { building: Effect.Effect<void> } = { building: Effect.void }
+  const held: { building: Effect.Effect<void>; releasing: Effect.Effect<void> } = {
+    building: Effect.void,
+    releasing: Effect.void
+  }
   const layer = Layer.effect(
     Mailer,
     Effect.gen(function*() {
@@ -26,10 +29,13 @@ export const makeMailers = () => {
           return mailer
         }),
         (mailer) =>
-          Effect.sync(() => {
-            log.push(`released ${from}`)
-            open.delete(mailer)
-          })
+          Effect.andThen(
+            Effect.suspend(() => held.releasing),
+            Effect.sync(() => {
+              log.push(`released ${from}`)
+              open.delete(mailer)
+            })
+          )
       )
     })
   )
