@@ -186,6 +186,8 @@ describe("the storage of a runner whose lease is, at any step,", () => {
                 return sharding
               }),
             tick: "250 millis",
+            // There are thousands of steps, several between any two things that a storage does.
+            every: 5,
             check: (scenario, exit, step) =>
               Effect.gen(function*() {
                 const at = `${how}, step ${step}`

@@ -13,6 +13,8 @@ export interface InterruptAtEveryStep<S, A, E, R, E1, R1, E2, R2> {
   readonly run: (setup: S) => Effect.Effect<A, E, R>
   /** Asserts what must hold however the run ended; `step` is where it happened. */
   readonly check: (setup: S, exit: Exit.Exit<A, E>, step: number) => Effect.Effect<unknown, E2, R2>
+  /** Only each of so many: where a run is long, and what lies between two steps is not worth the time. */
+  readonly every?: number
   /** How far the test clock moves each time nothing else can happen. */
   readonly tick?: Duration.Input
 }
@@ -87,7 +89,7 @@ const atEveryStep = Effect.fnUntraced(
     act: (setup: S, fiber: Fiber.Fiber<A, E>) => void
   ) {
     const tick = options.tick ?? "100 millis"
-    for (let step = 1;; step++) {
+    for (let step = 1;; step += options.every ?? 1) {
       const scheduler = new StepScheduler()
       yield* Effect.scoped(Effect.gen(function*() {
         const setup = yield* yield* drive(Scope.provide(options.setup, yield* Effect.scope), scheduler, tick)
