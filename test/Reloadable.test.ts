@@ -167,7 +167,7 @@ describe("reloadable", () => {
       yield* other.put("FROM", "b")
       yield* TestClock.adjust("1 second")
       yield* link.refuse
-      yield* other.port.etcd.txn({ success: [Operation.put("/other", "x")] })
+      for (const value of ["x", "y"]) yield* other.port.etcd.txn({ success: [Operation.put("/other", value)] })
       yield* store.compact(yield* store.revision)
       yield* TestClock.adjust("1 minute")
       yield* link.accept
@@ -196,15 +196,19 @@ describe("reloadable", () => {
       assert.strictEqual(yield* mailer.use(from), "b")
     }))
 
-  it.effect("within a layer of its own, each one is built anew", () =>
+  it.effect("each one is built anew, also where the layer is shared with others", () =>
     Effect.gen(function*() {
       class Mail extends Context.Service<Mail, Reloadable<Mailer, unknown>>()("Mail") {}
-      const { log, make, put } = yield* makeWorld
-      const mail = Context.get(yield* Layer.build(Layer.effect(Mail, make)), Mail)
+      const { layer, log, port, put } = yield* makeWorld
+      const context = yield* Layer.build(Layer.merge(layer, Layer.effect(Mail, reloadable(layer)))).pipe(
+        Effect.provide(EtcdConfigProvider.layer()),
+        Effect.provideService(Etcd, port.etcd)
+      )
       yield* put("FROM", "b")
       yield* TestClock.adjust("100 millis")
-      assert.strictEqual(yield* mail.use(from), "b")
-      assert.deepStrictEqual(log, ["built a", "built b", "released a"])
+      assert.strictEqual(yield* Context.get(context, Mail).use(from), "b")
+      assert.strictEqual(Context.get(context, Mailer).from, "a")
+      assert.deepStrictEqual(log, ["built a", "built a", "built b", "released a"])
     }))
 
   it.effect("a reload that is interrupted is no failure", () =>
