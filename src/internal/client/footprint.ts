@@ -95,8 +95,9 @@ export const isEndless = (request: RangeRequest): boolean =>
   !("key" in request) && request.countOnly !== true &&
   !(request.limit !== undefined && request.limit > 0 && request.limit <= page)
 
+/** Of a short text, which is hardly worth counting, what it can have at most. */
 const byteLength = (content: string | Uint8Array): number =>
-  typeof content === "string" ? Buffer.byteLength(content) : content.length
+  typeof content !== "string" || content.length > 128 ? Buffer.byteLength(content) : 3 * content.length
 
 const measuredPut = ({ failure = [], success = [] }: TxnRequest): string | undefined => {
   const found = success.find(isPut) ?? failure.find(isPut)
@@ -123,19 +124,45 @@ export const makeCompany = (): Company => {
   }
 }
 
+/** Looked up by beginnings of the lengths that occur, which are few: a group of many folders is not searched for each who joins it. */
 const makeTouched = () => {
   const known = new Set<string>()
-  const folders: Array<string> = []
+  const folders = new Set<string>()
+  const lengths = new Set<number>()
+  /** What is known, cut to a length that was asked for. */
+  const beginnings = new Map<number, Set<string>>()
+
+  const note = (text: string) => {
+    for (const [length, cut] of beginnings) cut.add(text.slice(0, length))
+  }
+  const isInFolder = (text: string): boolean => {
+    for (const length of lengths) if (folders.has(text.slice(0, length))) return true
+    return false
+  }
+  const hasBelow = (prefix: string): boolean => {
+    let cut = beginnings.get(prefix.length)
+    if (cut === undefined) {
+      cut = new Set()
+      beginnings.set(prefix.length, cut)
+      for (const text of known) cut.add(text.slice(0, prefix.length))
+      for (const text of folders) cut.add(text.slice(0, prefix.length))
+    }
+    return cut.has(prefix)
+  }
   return {
     add: ({ keys, prefixes }: Keys) => {
-      for (const key of keys) known.add(key)
-      folders.push(...prefixes)
+      for (const key of keys) {
+        known.add(key)
+        note(key)
+      }
+      for (const prefix of prefixes) {
+        folders.add(prefix)
+        lengths.add(prefix.length)
+        note(prefix)
+      }
     },
     meets: ({ keys, prefixes }: Keys): boolean =>
-      keys.some((key) => known.has(key) || folders.some((folder) => key.startsWith(folder))) ||
-      prefixes.some((prefix) =>
-        folders.some((folder) => folder.startsWith(prefix) || prefix.startsWith(folder)) ||
-        [...known].some((key) => key.startsWith(prefix))
-      )
+      keys.some((key) => known.has(key) || isInFolder(key)) ||
+      prefixes.some((prefix) => isInFolder(prefix) || hasBelow(prefix))
   }
 }
