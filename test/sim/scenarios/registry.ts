@@ -3,10 +3,11 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import { type Registration, Registry } from "../../../src/Registry.ts"
+import { type Registration, type RegistrationStatus, Registry } from "../../../src/Registry.ts"
 import { ServiceInstance } from "../../../src/ServiceInstance.ts"
 import { type Plan, planFaults, planManners, planRates } from "../plan.ts"
 import type { Scenario } from "../Scenario.ts"
+import { millis } from "../Timeline.ts"
 import { WatchedKeys, Watcher } from "../WatchJudge.ts"
 import { describe, type World } from "../World.ts"
 import { drive, hasFault, isCalm, isRestoredOnce, outages, tagOf, untilSynced } from "./drive.ts"
@@ -90,6 +91,16 @@ interface Opened {
   readonly action: RegistryAction
   readonly number: number
   readonly registration: Registration
+  readonly since: number
+}
+
+/** Who wants to be registered, from the call on: what it writes can be there before it is told, and after it gave up. */
+interface Claim {
+  readonly action: RegistryAction
+  readonly number: number
+  until: number
+  /** The last that is known of it. */
+  status: RegistrationStatus | undefined
 }
 
 const play = (world: World, plan: Plan<RegistryAction>): void => {
@@ -102,6 +113,11 @@ const play = (world: World, plan: Plan<RegistryAction>): void => {
     { readonly name: string; readonly client: number; latest: ReadonlyMap<string, string> | undefined }
   > = []
   const opened = new Map<number, Opened>()
+  const claims = new Map<number, Claim>()
+  const note = ({ number, registration }: Opened) => {
+    const claim = claims.get(number)
+    if (claim !== undefined) claim.status = Effect.runSync(registration.status.get)
+  }
   const owners = new Map<string, string>()
   const restored = hasFault(plan, "restore")
   const calm = isCalm(plan)
@@ -136,8 +152,13 @@ const play = (world: World, plan: Plan<RegistryAction>): void => {
         })
         const registration = yield* Scope.provide(registry.register(instance, { ttl: `${action.ttl} seconds` }), scope)
         world.record(name, "registers", action.id)
-        opened.set(number, { action, number, registration })
-        yield* Scope.addFinalizer(scope, Effect.sync(() => opened.delete(number)))
+        const one = { action, number, registration, since: world.now }
+        opened.set(number, one)
+        const close = () => {
+          note(one)
+          opened.delete(number)
+        }
+        yield* Scope.addFinalizer(scope, Effect.sync(close))
         if (action.update !== undefined) {
           const updated = registration.update({ updated: "yes" }).pipe(
             Effect.delay(action.update),
@@ -168,6 +189,7 @@ const play = (world: World, plan: Plan<RegistryAction>): void => {
       const name = `${process.name}.${number}`
       switch (action.how) {
         case "register":
+          claims.set(number, { action, number, until: Infinity, status: undefined })
           return register(registry, name, action, number)
         case "watch": {
           const watcher = new Watcher(world, name)
@@ -205,6 +227,8 @@ const play = (world: World, plan: Plan<RegistryAction>): void => {
     ended: (action, number, exit) => {
       const tag = tagOf(exit)
       world.record(`c${action.client}.${number}`, "ends", tag)
+      const claim = claims.get(number)
+      if (claim !== undefined) claim.until = world.now
       if (closing && ["EtcdError Closed", "done", "interrupted"].includes(tag)) return
       const allowed = action.how === "register" ? ["done", "AlreadyRegistered", ...calm ? [] : outages] : []
       if (!allowed.includes(tag)) {
@@ -222,6 +246,16 @@ const play = (world: World, plan: Plan<RegistryAction>): void => {
     course.wait((ttl * 2000 + 3000) * 1.02)
   }
   judgeEnd(world, [...opened.values()], "all know")
+  // The leases of those who ended begin anew with every restart: they can outlast the wait for their end.
+  if (!restored || (isRestoredOnce(plan) && !hasFault(plan, "restart"))) {
+    for (const one of opened.values()) note(one)
+    for (const one of opened.values()) {
+      const isReplaced = !world.isCrashed(one.action.client) && claims.get(one.number)?.status === "Replaced"
+      if (isReplaced && ![...claims.values()].some((other) => mayReplace(other, one))) {
+        world.violate("who is replaced has a successor", `c${one.action.client}.${one.number} ${one.action.id}`)
+      }
+    }
+  }
   for (const { client, watcher } of watchers) {
     if (world.isCrashed(client)) continue
     if (!restored) watcher.judge(keys, hasFault(plan, "compact"))
@@ -243,6 +277,17 @@ const play = (world: World, plan: Plan<RegistryAction>): void => {
   if (keysOfLive(world).length > 0) world.violate("no entry is left behind", keysOfLive(world).join(" "))
   world.finish(course.clients)
 }
+
+/** How much later than its call ends a write can be applied. */
+const latest = 5000 * millis
+
+/** Somebody else wanted to be there while it was, and was not replaced himself. */
+const mayReplace = (
+  { action, number, status, until }: Claim,
+  one: Pick<Opened, "action" | "number" | "since">
+): boolean =>
+  number !== one.number && action.id === one.action.id && action.client !== one.action.client &&
+  until + latest >= one.since && status !== "Replaced"
 
 /** All of those who crashed are gone by then. */
 const keysOfLive = (world: World): ReadonlyArray<string> => world.keys().filter((key) => key.startsWith(prefix))
