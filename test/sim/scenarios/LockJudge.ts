@@ -5,6 +5,7 @@ import type * as Exit from "effect/Exit"
 import type { Plan } from "../plan.ts"
 import { clockBound } from "../plan.ts"
 import type { Commit } from "../Server.ts"
+import { millis } from "../Timeline.ts"
 import { describe, type World } from "../World.ts"
 import { hasFault, isCalm, outages, tagOf } from "./drive.ts"
 
@@ -37,6 +38,27 @@ const ownerOf = (key: string): string => `c${Number(BigInt(`0x${key.slice(key.la
 /** Of the margin of a lease, what clocks of different rates and the rounding of timers leave for lateness. In milliseconds. */
 const spare = (ttl: number): number => Math.max(100, ttl * 20) - 2 * (clockBound + 0.0002) * ttl * 1000 - 3
 
+/** A few, in milliseconds. */
+const roundTrips = 100
+
+/** Until a beat has shown that an entry is gone: a third of the TTL, and a few round trips. In milliseconds. */
+const beat = (ttl: number): number => ttl * 1000 / 3 * (1 + clockBound) + roundTrips
+
+/** Nothing keeps answers from it, and it never stands still. */
+const isServed = ({ faults, manners }: Plan<unknown>, { client }: Pick<Attempt, "client">): boolean =>
+  manners.stalls === 0 &&
+  faults.every((fault) =>
+    "client" in fault ? fault.client !== client : ["revoke", "delete", "compact"].includes(fault.fault)
+  )
+
+/**
+ * It asks before each step whether it still holds, and takes the step at once: then it takes none that is stale, however long its process
+ * stood still. A machine that was suspended for a second notices it.
+ */
+const asksInTime = ({ faults, manners }: Plan<unknown>, { client, how }: Attempt): boolean =>
+  ["acquire", "try", "campaign"].includes(how) && manners.stalls === 0 && manners.yields === 0 &&
+  faults.every((fault) => fault.fault !== "suspend" || fault.client !== client || fault.for >= 1200)
+
 /** Its process has stood still for longer than the margin allows. */
 export const isLate = (
   world: World,
@@ -59,6 +81,8 @@ export class LockJudge {
   /** The greatest token that has entered, by lock. */
   private readonly entered = new Map<string, bigint>()
   private readonly holding = new Map<string, Holder>()
+  /** When an entry went without its owner, and how, by token. */
+  private readonly gone = new Map<string, { readonly at: number; readonly how: "expiry" | "operator" }>()
   /** When whoever took it was told, by action. */
   private readonly lossTimes = new Map<number, number>()
   private readonly meddled: boolean
@@ -131,7 +155,10 @@ export class LockJudge {
   }
 
   private deleted(entry: EntryOf, who: string): void {
-    if (who === "expiry" || who === "operator") return
+    if (who === "expiry" || who === "operator") {
+      this.gone.set(`${entry.path} ${entry.token}`, { at: this.world.now, how: who })
+      return
+    }
     if (who !== entry.by) {
       this.world.violate("nobody releases another's lock", `${who} deleted ${entry.key} (token ${entry.token})`)
     }
@@ -192,6 +219,16 @@ export class LockJudge {
     this.holding.set(id, { who, number, history: this.world.server.histories })
   }
 
+  /** Its entry has gone, and it has had the time, or was asked, to find out. */
+  private mustKnow(action: Attempt, token: bigint): boolean {
+    const gone = this.gone.get(this.id(action, token))
+    if (gone === undefined) return false
+    const since = (this.world.now - gone.at) / millis
+    return gone.how === "operator"
+      ? since > beat(action.ttl) && isServed(this.plan, action)
+      : since > roundTrips && !this.meddled && asksInTime(this.plan, action)
+  }
+
   step(action: Attempt, number: number, token: bigint): void {
     const who = this.who(action, number)
     this.world.record(who, "step", `${action.key} token ${token}`)
@@ -201,6 +238,9 @@ export class LockJudge {
       if (!this.isMeddledWith(action)) {
         this.world.violate("one holder at a time", `${who} writes ${action.key} with token ${token} after ${newest}`)
       }
+    }
+    if (this.mustKnow(action, token)) {
+      this.world.violate("who lost it knows it in time", `${who} writes ${action.key} with token ${token}`)
     }
     const known = this.lossTimes.get(number)
     if (known !== undefined && this.world.now > known && this.plan.manners.stalls === 0) {

@@ -1,18 +1,26 @@
 /** Clients that are wrong on purpose, each in one way: a checker that does not find them would find nothing. */
 import type { Variant } from "../World.ts"
 import { apartWhenUnanswered, conflictsTogether, refusedForAnother, sharedReads } from "./batches.ts"
-import { deadlineFromReceipt, lossAtTwiceTheTtl, sharedSession } from "./leases.ts"
+import {
+  deadlineFromReceipt,
+  lossAtTwiceTheTtl,
+  overlooksSuspension,
+  refusalIsAnOutage,
+  sharedSession
+} from "./leases.ts"
 import { countsOneTooFew, overlooksReaders } from "./lines.ts"
+import { givesWayToGhosts, neverGivesWay } from "./registrations.ts"
 import {
   absenceIsProof,
   blindRetry,
+  emptyInAnOutage,
   givesUp,
   inParts,
   releaseByName,
   unfenced,
   waiterTrustsItsKey
 } from "./requests.ts"
-import { listAndWatchWithAGap, resumesAtTheHeader } from "./watches.ts"
+import { fallsSilent, listAndWatchWithAGap, resumesAtTheHeader } from "./watches.ts"
 
 export interface BrokenVariant {
   readonly name: string
@@ -46,5 +54,11 @@ export const variants: ReadonlyArray<BrokenVariant> = [
   { name: "loss of a role too late", scenario: "roles", client: lossAtTwiceTheTtl, seed: 328 },
   { name: "observer with a gap", scenario: "roles", client: listAndWatchWithAGap, seed: 22 },
   { name: "leader without a compare", scenario: "roles", client: unfenced, seed: 78 },
-  { name: "transaction in parts", scenario: "roles", client: inParts, seed: 3 }
+  { name: "transaction in parts", scenario: "roles", client: inParts, seed: 3 },
+  { name: "refusal is an outage", scenario: "locks", client: refusalIsAnOutage, seed: 376 },
+  { name: "a watch falls silent", scenario: "locks", client: fallsSilent, seed: 39 },
+  { name: "gives way to ghosts", scenario: "registry", client: givesWayToGhosts, seed: 17 },
+  { name: "never gives way", scenario: "registry", client: neverGivesWay, seed: 10 },
+  { name: "empty in an outage", scenario: "config", client: emptyInAnOutage, seed: 49 },
+  { name: "suspension overlooked", scenario: "locks", client: overlooksSuspension, seed: 937 }
 ]

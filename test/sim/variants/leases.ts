@@ -4,6 +4,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type { Lease } from "../../../src/Etcd.ts"
+import { EtcdError, Unavailable } from "../../../src/EtcdError.ts"
 import { Lock } from "../../../src/Lock.ts"
 import type { Variant } from "../World.ts"
 
@@ -70,6 +71,45 @@ export const sharedSession: Variant = {
         tryAcquire: (key, options) => next().tryAcquire(key, options),
         withLock: (key, options) => next().withLock(key, options),
         waiters: (key) => next().waiters(key)
+      })
+    })
+  )
+}
+
+/** That a lease does not exist is taken for an outage: it is given up only when its time is over here as well. */
+export const refusalIsAnOutage: Variant = {
+  port: (etcd) => ({
+    ...etcd,
+    leaseKeepAlive: (id) => Effect.mapError(etcd.leaseKeepAlive(id), asOutage),
+    leaseTimeToLive: (id) => Effect.mapError(etcd.leaseTimeToLive(id), asOutage)
+  })
+}
+
+const asOutage = (error: EtcdError): EtcdError =>
+  error.reason._tag === "LeaseNotFound"
+    ? new EtcdError({ ...error, reason: new Unavailable({ detail: "it was refused", sent: true }) })
+    : error
+
+/** Time stands still while the machine is suspended, and so does the lease. */
+export const overlooksSuspension: Variant = {
+  lock: Layer.effect(
+    Lock,
+    Effect.gen(function*() {
+      const clock = yield* Clock.Clock
+      const currentTimeMillisUnsafe = () => Number(clock.monotonicTimeNanosUnsafe() / 1_000_000n)
+      const unaware: Clock.Clock = {
+        ...clock,
+        currentTimeMillisUnsafe,
+        currentTimeMillis: Effect.sync(currentTimeMillisUnsafe)
+      }
+      const asUnaware = Effect.provideService(Clock.Clock, unaware)
+      const service = yield* asUnaware(
+        Effect.map(Layer.build(Layer.fresh(Lock.layer())), (context) => Context.get(context, Lock))
+      )
+      return Lock.of({
+        ...service,
+        acquire: (key, options) => asUnaware(service.acquire(key, options)),
+        tryAcquire: (key, options) => asUnaware(service.tryAcquire(key, options))
       })
     })
   )

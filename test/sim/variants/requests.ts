@@ -103,3 +103,21 @@ export const inParts: Variant = {
     }
   })
 }
+
+/** What cannot be read is not there. */
+export const emptyInAnOutage: Variant = {
+  port: (etcd) => {
+    let revision = 1n
+    return {
+      ...etcd,
+      range: (request) =>
+        Effect.map(etcd.range(request), (result) => {
+          revision = result.revision
+          return result
+        }).pipe(Effect.catchIf(
+          ({ reason }) => "prefix" in request && (reason._tag === "Timeout" || reason._tag === "Unavailable"),
+          () => Effect.sync(() => ({ revision, kvs: [], count: 0, more: false }))
+        ))
+    }
+  }
+}

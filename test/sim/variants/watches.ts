@@ -35,3 +35,11 @@ export const resumesAtTheHeader: Variant = {
 export const listAndWatchWithAGap: Variant = {
   port: (etcd) => ({ ...etcd, watch: (request) => etcd.watch({ ...request, startRevision: undefined }) })
 }
+
+/** A watch whose connection breaks says nothing more, and does not end either. */
+export const fallsSilent: Variant = {
+  port: (etcd, transport) => ({
+    ...etcd,
+    watch: (request) => Stream.catch(transport.watch(request), () => Stream.never)
+  })
+}
