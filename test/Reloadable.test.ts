@@ -6,11 +6,10 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
-import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
 import { Etcd, Operation } from "../src/Etcd.ts"
 import { EtcdConfigProvider } from "../src/EtcdConfigProvider.ts"
-import { EtcdError, PermissionDenied } from "../src/EtcdError.ts"
+import { Compacted, PermissionDenied } from "../src/EtcdError.ts"
 import { EtcdMemory } from "../src/EtcdMemory.ts"
 import { type Reloadable, reloadable } from "../src/Reloadable.ts"
 import { layerMemory, layerServer } from "./contract/layers.ts"
@@ -154,31 +153,15 @@ describe("reloadable", () => {
 
   it.effect("where nothing has changed, nothing is built: after a compaction, and after a right that was taken and given back", () =>
     Effect.gen(function*() {
-      const { layer, link, other, port, store } = yield* makeWorld
-      let broken = yield* Deferred.make<never, EtcdError>()
-      const etcd: Etcd["Service"] = {
-        ...port.etcd,
-        watch: (request) => Stream.interruptWhen(port.etcd.watch(request), Effect.suspend(() => Deferred.await(broken)))
-      }
-      const mailer = yield* reloadable(layer).pipe(
-        Effect.provide(EtcdConfigProvider.layer()),
-        Effect.provideService(Etcd, etcd)
-      )
+      const { make, other, port } = yield* makeWorld
+      const mailer = yield* make
       yield* other.put("FROM", "b")
       yield* TestClock.adjust("1 second")
-      yield* link.refuse
-      for (const value of ["x", "y"]) yield* other.port.etcd.txn({ success: [Operation.put("/other", value)] })
-      yield* store.compact(yield* store.revision)
-      yield* TestClock.adjust("1 minute")
-      yield* link.accept
-      yield* TestClock.adjust("1 minute")
-      assert.strictEqual((yield* mailer.status).generation, 2)
-      const refused = new EtcdError({ operation: "watch", reason: new PermissionDenied({}) })
-      const before = broken
-      broken = yield* Deferred.make<never, EtcdError>()
-      yield* Deferred.fail(before, refused)
-      yield* TestClock.adjust("1 minute")
-      assert.strictEqual((yield* mailer.status).generation, 2)
+      for (const reason of [new Compacted({ compactRevision: 1n }), new PermissionDenied({})]) {
+        yield* port.failWatches(reason)
+        yield* TestClock.adjust("1 minute")
+        assert.strictEqual((yield* mailer.status).generation, 2)
+      }
       yield* other.put("FROM", "c")
       yield* TestClock.adjust("1 second")
       assert.strictEqual(yield* mailer.use(from), "c")

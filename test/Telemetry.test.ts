@@ -113,9 +113,11 @@ describe("metrics", () => {
     "who gives up what he has loses no session",
     Effect.gen(function*() {
       const scope = yield* Scope.make()
-      const lock = Context.get(yield* Layer.buildWithScope(Layer.fresh(layer()), scope), Lock)
-      yield* Scope.provide(lock.acquire("job"), scope)
-      yield* Scope.close(scope, Exit.void)
+      const context = yield* Layer.buildWithScope(Layer.fresh(layer()), scope)
+      yield* Scope.provide(Context.get(context, Lock).acquire("job"), scope)
+      // Long enough to be told of the end of the session.
+      yield* Context.get(context, EtcdTest).delay("100 millis")
+      yield* Effect.forkChild(Scope.close(scope, Exit.void))
       yield* TestClock.adjust("1 second")
       assert.deepStrictEqual((yield* PrometheusMetrics.format()).match(/^coord_sessions_lost.* [1-9]/m), null)
       assert.notInclude(yield* PrometheusMetrics.format(), "Closed")
