@@ -24,11 +24,10 @@ import type { EtcdError } from "./EtcdError.ts"
 import { followFirst } from "./internal/election/follow.ts"
 import { makeProclaim } from "./internal/election/proclaim.ts"
 import { type HoldLoss, makeHolds } from "./internal/hold/Hold.ts"
-import { inScope, type Taken, untilTaken } from "./internal/hold/inScope.ts"
+import { type AttemptRequest, takeIn } from "./internal/lock/Attempt.ts"
 import { makeDeletions } from "./internal/lock/deletions.ts"
-import { entries, EntryLost, waitInLine } from "./internal/lock/entry.ts"
+import { claimEntry, entries, waitInLine } from "./internal/lock/entry.ts"
 import { makeLocalQueue } from "./internal/lock/LocalQueue.ts"
-import { awaitTurn, type Prepared, successorOf } from "./internal/lock/Offer.ts"
 import { makeSessionPool } from "./internal/session/SessionPool.ts"
 import { isTransient } from "./internal/session/Slots.ts"
 import { makeSharedWatch } from "./internal/SharedWatch.ts"
@@ -220,29 +219,25 @@ const make = Effect.fnUntraced(function*(
     yield* Effect.annotateCurrentSpan({ "coord.key": name })
     const path = yield* pathOf(name)
     const ttl = options?.ttl === undefined ? defaultTtl : yield* validateTtl(options.ttl)
-    const request = { ttl, name: path, key: (lease: bigint) => `${path}${lease.toString(16)}` }
-    const attempt = (prepared: Prepared | undefined) =>
-      Effect.flatMap(prepared === undefined ? pool.slot(request) : Effect.succeed(prepared.slot), (slot) =>
-        Effect.map(
-          waitInLine(etcd, deletions, path, slot, value, prepared?.claimed),
-          (token) => token === EntryLost ? EntryLost : { slot, token }
-        ))
-    const queued = Effect.gen(function*(): Effect.fn.Return<Taken, EtcdError, Scope.Scope> {
-      const { place, prepared } = yield* awaitTurn(queue, pool, request, value)
-      const taken = yield* untilTaken(attempt, prepared)
-      // Whoever lost it can campaign again, though the scope of that leadership is open.
-      taken.slot.onLoss(place.leave)
-      taken.slot.onRelease(successorOf(path, place))
-      return taken
-    })
-    return yield* inScope(
-      Effect.annotateLogs(queued, { election: name }),
-      ({ slot, token }, scope) =>
+    const parent = yield* Effect.scope
+    const slotRequest = { ttl, name: path, key: (lease: bigint) => `${path}${lease.toString(16)}` }
+    return yield* Effect.uninterruptibleMask((restore) => {
+      const scope = Scope.forkUnsafe(parent)
+      const request: AttemptRequest<never> = {
+        pool,
+        slot: slotRequest,
+        place: queue.enter(path),
+        label: value,
+        annotations: { election: name },
+        claim: (slot) => claimEntry(etcd, path, slot, value),
+        enter: (slot, claimed) => waitInLine(etcd, deletions, path, slot, value, claimed)
+      }
+      return takeIn(scope, restore, request, ({ slot, token }, attempt) =>
         Effect.gen(function*() {
           const lossOf = (why: HoldLoss) =>
             new LeadershipLost({ name, fencingToken: token, why: why === "Released" ? "Resigned" : why })
           const hold = makeHold({ key: name, slot, token, scope, lossOf })
-          yield* Scope.addFinalizer(scope, Effect.sync(hold.retire))
+          attempt.onEnd = hold.retire
           yield* Effect.annotateCurrentSpan({
             "coord.token": String(token),
             "coord.lease": slot.session.leaseId.toString(16)
@@ -262,8 +257,8 @@ const make = Effect.fnUntraced(function*(
             proclaim,
             resign
           }
-        })
-    )
+        }))
+    })
   }, Telemetry.measured("Election.campaign"))
 
   const candidates: Election["Service"]["candidates"] = Effect.fn("Election.candidates")(function*(name) {

@@ -19,8 +19,9 @@ import { Etcd } from "./Etcd.ts"
 import type { KeyValue, TxnRequest, TxnResult } from "./Etcd.ts"
 import type { EtcdError } from "./EtcdError.ts"
 import { makeHolds } from "./internal/hold/Hold.ts"
-import { inScope, type Taken, untilTaken } from "./internal/hold/inScope.ts"
+import { inScope, untilTaken } from "./internal/hold/inScope.ts"
 import { claim, numberOf, smallestFree } from "./internal/instanceId/claim.ts"
+import type { Taken } from "./internal/lock/Attempt.ts"
 import { EntryLost } from "./internal/lock/entry.ts"
 import { makeLocalQueue } from "./internal/lock/LocalQueue.ts"
 import { makeSessionPool } from "./internal/session/SessionPool.ts"
@@ -252,7 +253,7 @@ const make = Effect.fnUntraced(function*(
     // The fibers of this process do not race each other.
     const queued = Effect.scopedWith((turn) =>
       Scope.provide(queue.turn(path), turn).pipe(
-        Effect.andThen(untilTaken(() => takeFree(service, path, range, { ttl, label: options.label })))
+        Effect.andThen(untilTaken(takeFree(service, path, range, { ttl, label: options.label })))
       )
     )
     return yield* inScope(

@@ -19,13 +19,11 @@ import { Etcd } from "./Etcd.ts"
 import type { KeyValue, TxnRequest, TxnResult } from "./Etcd.ts"
 import type { EtcdError } from "./EtcdError.ts"
 import { makeHolds } from "./internal/hold/Hold.ts"
-import { inScope, type Taken, untilTaken } from "./internal/hold/inScope.ts"
+import { type Attempt, type AttemptRequest, takeIn, type Taken } from "./internal/lock/Attempt.ts"
 import { makeDeletions } from "./internal/lock/deletions.ts"
-import { type Claimed, entries, EntryLost, takeIfFree, waitInLine } from "./internal/lock/entry.ts"
-import { makeLocalQueue } from "./internal/lock/LocalQueue.ts"
-import { awaitTurn, type Prepared, successorOf, type Turn } from "./internal/lock/Offer.ts"
-import { makeSessionPool, type SlotRequest } from "./internal/session/SessionPool.ts"
-import type { Slot } from "./internal/session/Slots.ts"
+import { claimEntry, entries, takeIfFree, waitInLine } from "./internal/lock/entry.ts"
+import { makeLocalQueue, type Place } from "./internal/lock/LocalQueue.ts"
+import { makeSessionPool } from "./internal/session/SessionPool.ts"
 import * as Telemetry from "./internal/Telemetry.ts"
 import { validateKey, validatePrefix, validateTtl } from "./internal/validate.ts"
 
@@ -223,107 +221,79 @@ const make = Effect.fnUntraced(function*(
 
   const makeHold = makeHolds(etcd, { service: "Lock", prefix, what: "locks" })
 
-  /** The skeleton of both ways to take a lock: a turn among the fibers of this process, a place on a lease, an entry. */
-  const take = Effect.fnUntraced(function*<E extends LockHeld | EtcdError>(
+  const holdIn = (key: string, scope: Scope.Closeable) => ({ slot, token }: Taken, attempt: Attempt<unknown>) =>
+    Effect.withFiber<LockHandle>((fiber) => {
+      const clock = fiber.getRef(Clock.Clock)
+      const since = clock.monotonicTimeNanosUnsafe()
+      const lossOf = (why: LockLost["why"]) => new LockLost({ key, fencingToken: token, why })
+      const hold = makeHold({ key, slot, token, scope, lossOf })
+      attempt.onEnd = (context) => {
+        hold.retire()
+        Telemetry.lockHeldUnsafe(Duration.nanos(clock.monotonicTimeNanosUnsafe() - since), context)
+      }
+      const { assertHeld, entryKey, fenced, guard, lost, release: unlock, remaining, ttl } = hold
+      return Effect.as(
+        Telemetry.annotate(() => ({
+          "coord.token": String(token),
+          "coord.lease": slot.session.leaseId.toString(16)
+        })),
+        { key, entryKey, fencingToken: token, ttl, remaining, unlock, lost, assertHeld, guard, fenced }
+      )
+    })
+
+  type Way<E> = (path: string, label: string) => Pick<AttemptRequest<E>, "claim" | "enter">
+
+  /** What both ways to take a lock have in common. */
+  const take = <E>(
     key: string,
     options: LockOptions | undefined,
-    queueUp: (request: SlotRequest, label: string) => Effect.Effect<Turn, E, Scope.Scope>,
-    enter: (
-      path: string,
-      slot: Slot,
-      label: string,
-      claimed: Claimed | undefined
-    ) => Effect.Effect<bigint | EntryLost, E, Scope.Scope>
-  ): Effect.fn.Return<LockHandle, E | InvalidKey | InvalidOption | EtcdError, Scope.Scope> {
-    const path = `${prefix}/${yield* validateKey(key)}/`
-    const ttl = options?.ttl === undefined ? defaultTtl : yield* validateTtl(options.ttl)
-    const request = { ttl, name: path, key: (lease: bigint) => `${path}${lease.toString(16)}` }
+    ownScope: () => Scope.Closeable,
+    placeIn: (path: string) => Place | Effect.Effect<never, E>,
+    way: Way<E>
+  ): Effect.Effect<LockHandle, E | InvalidKey | InvalidOption | EtcdError> => {
     const label = options?.label ?? ""
-    const attempt = (prepared: Prepared | undefined) =>
-      Effect.flatMap(prepared === undefined ? pool.slot(request) : Effect.succeed(prepared.slot), (slot) =>
-        Effect.map(
-          enter(path, slot, label, prepared?.claimed),
-          (token) => token === EntryLost ? EntryLost : { slot, token }
-        ))
-    const queued = Effect.gen(function*(): Effect.fn.Return<Taken, E | EtcdError, Scope.Scope> {
-      const { place, prepared } = yield* queueUp(request, label)
-      const taken = yield* untilTaken(attempt, prepared)
-      // Whoever lost it can take it again, and so can others here, though its handle's scope is open.
-      taken.slot.onLoss(place.leave)
-      taken.slot.onRelease(successorOf(path, place))
-      return taken
-    })
-    return yield* inScope(
-      Effect.annotateLogs(queued, { lock: key }),
-      ({ slot, token }, scope) =>
-        Effect.withFiber((fiber) => {
-          const clock = fiber.getRef(Clock.Clock)
-          const lossOf = (why: LockLost["why"]) => new LockLost({ key, fencingToken: token, why })
-          const hold = makeHold({ key, slot, token, scope, lossOf })
-          const { assertHeld, entryKey, fenced, guard, lost, release, remaining, ttl } = hold
-          const since = clock.monotonicTimeNanosUnsafe()
-          const end = Effect.suspend(() => {
-            hold.retire()
-            return Telemetry.lockHeld(Duration.nanos(clock.monotonicTimeNanosUnsafe() - since))
-          })
-          const handle: LockHandle = {
-            key,
-            entryKey,
-            fencingToken: token,
-            ttl,
-            remaining,
-            unlock: release,
-            lost,
-            assertHeld,
-            guard,
-            fenced
-          }
-          return Scope.addFinalizer(scope, end).pipe(
-            Effect.andThen(
-              Telemetry.annotate(() => ({
-                "coord.token": String(token),
-                "coord.lease": slot.session.leaseId.toString(16)
-              }))
-            ),
-            Effect.as(handle)
-          )
-        })
+    const begin = (ttl: Duration.Duration): Effect.Effect<LockHandle, E | EtcdError> =>
+      Effect.uninterruptibleMask((restore) => {
+        const path = `${prefix}/${key}/`
+        const place = placeIn(path)
+        if (Effect.isEffect(place)) return restore(place)
+        const slot = { ttl, name: path, key: (lease: bigint) => `${path}${lease.toString(16)}` }
+        const scope = ownScope()
+        const request = { pool, slot, place, label, annotations: { lock: key }, ...way(path, label) }
+        return takeIn(scope, restore, request, holdIn(key, scope))
+      })
+    return Effect.flatMap(
+      validateKey(key),
+      () => options?.ttl === undefined ? begin(defaultTtl) : Effect.flatMap(validateTtl(options.ttl), begin)
     )
+  }
+
+  const inLine: Way<EtcdError> = (path, label) => ({
+    claim: (slot) => claimEntry(etcd, path, slot, label),
+    enter: (slot, claimed) => waitInLine(etcd, deletions, path, slot, label, claimed)
   })
 
+  const acquireIn = (ownScope: () => Scope.Closeable, key: string, options: LockOptions | undefined) =>
+    acquiring({ "coord.key": key }, take(key, options, ownScope, queue.enter, inLine))
+
   const acquire: Lock["Service"]["acquire"] = (key, options) =>
-    acquiring(
-      { "coord.key": key },
-      take(
-        key,
-        options,
-        (request, label) => awaitTurn(queue, pool, request, label),
-        (path, slot, label, claimed) => waitInLine(etcd, deletions, path, slot, label, claimed)
-      )
-    )
+    Effect.flatMap(Effect.scope, (scope) => acquireIn(() => Scope.forkUnsafe(scope), key, options))
 
   const tryAcquire: Lock["Service"]["tryAcquire"] = (key, options) => {
     const held = (holder: KeyValue | undefined) =>
       Effect.fail(new LockHeld({ key, ...holder !== undefined && { holder: entryOf(holder) } }))
-    return trying(
-      { "coord.key": key },
-      take(
-        key,
-        options,
-        ({ name: path }) =>
-          Effect.flatMap(
-            queue.tryTurn(path),
-            (place) =>
-              place === undefined
-                ? Effect.flatMap(entries(etcd, path), (found) => held(found.entries[0]))
-                : Effect.succeed({ place, prepared: undefined })
-          ),
-        (path, slot, label) =>
-          Effect.flatMap(
-            takeIfFree(etcd, path, slot, label),
-            (taken) => typeof taken === "object" ? held(taken.holder) : Effect.succeed(taken)
-          )
-      )
+    const ifFree: Way<LockHeld | EtcdError> = (path, label) => ({
+      enter: (slot) =>
+        Effect.flatMap(
+          takeIfFree(etcd, path, slot, label),
+          (taken) => typeof taken === "object" ? held(taken.holder) : Effect.succeed(taken)
+        )
+    })
+    const placeIn = (path: string) =>
+      queue.tryEnter(path) ?? Effect.flatMap(entries(etcd, path), (found) => held(found.entries[0]))
+    return Effect.flatMap(
+      Effect.scope,
+      (scope) => trying({ "coord.key": key }, take(key, options, () => Scope.forkUnsafe(scope), placeIn, ifFree))
     )
   }
 
@@ -331,13 +301,17 @@ const make = Effect.fnUntraced(function*(
     Telemetry.span(
       "Lock.withLock",
       { "coord.key": key },
-      // The scope is for the lock alone: one that `use` asks for is its caller's.
-      Effect.scopedWith((scope) =>
-        Effect.flatMap(
-          Scope.provide(acquire(key, options), scope),
-          (handle) => handle.guard(Effect.isEffect(use) ? use : Effect.suspend(() => use(handle)))
+      Effect.suspend(() => {
+        // The scope is for the lock alone: one that `use` asks for is its caller's.
+        const scope = Scope.makeUnsafe()
+        return Effect.onExit(
+          Effect.flatMap(
+            acquireIn(() => scope, key, options),
+            (handle) => handle.guard(Effect.isEffect(use) ? use : Effect.suspend(() => use(handle)))
+          ),
+          (exit) => Scope.close(scope, exit)
         )
-      )
+      })
     )
 
   const waiters: Lock["Service"]["waiters"] = Effect.fn("Lock.waiters")(function*(key) {

@@ -19,6 +19,7 @@ import { Compare, Etcd, Operation } from "../src/Etcd.ts"
 import { EtcdError, PermissionDenied } from "../src/EtcdError.ts"
 import { makeSessionPool } from "../src/internal/session/SessionPool.ts"
 import { Lock, LockLost } from "../src/Lock.ts"
+import { actAtEveryStep } from "./utils/interruptAtEveryStep.ts"
 import { skewedClock } from "./utils/skewedClock.ts"
 import { failure, settle, within } from "./utils/virtual.ts"
 import { makeWorld } from "./utils/world.ts"
@@ -87,6 +88,43 @@ describe("Lock, when something fails beside it", () => {
       yield* TestClock.adjust("60 seconds")
       yield* Effect.scoped(other.lock.tryAcquire("job"))
     }))
+
+  for (const lease of ["a lease that is there", "a lease of its own"] as const) {
+    it.effect(
+      `a scope that closes at any step of an acquire, on ${lease}, leaves no key, and the lock free`,
+      () =>
+        Effect.gen(function*() {
+          const context = yield* Effect.context<never>()
+          const steps = yield* actAtEveryStep({
+            setup: Effect.gen(function*() {
+              const world = yield* makeWorld
+              const one = yield* world.client
+              if (lease === "a lease that is there") yield* one.lock.withLock("other")(Effect.void)
+              yield* one.link.setFate(() => ({ request: "20 millis", response: "20 millis" }))
+              return { world, one, other: yield* world.client, scope: yield* Scope.make() }
+            }),
+            run: ({ one, scope }) =>
+              Scope.provide(one.lock.acquire("job"), scope).pipe(
+                Effect.exit,
+                Effect.tap(Scope.close(scope, Exit.void))
+              ),
+            act: ({ scope }) => {
+              Effect.runForkWith(context)(Scope.close(scope, Exit.void))
+            },
+            check: ({ one, other, world }) =>
+              Effect.gen(function*() {
+                yield* TestClock.adjust("200 millis")
+                assert.deepStrictEqual(yield* world.keys, [])
+                yield* Effect.scoped(other.lock.tryAcquire("job"))
+                yield* one.link.setFate(() => ({}))
+                yield* Effect.scoped(one.lock.tryAcquire("job"))
+              })
+          })
+          assert.isAbove(steps, 40)
+        }),
+      120_000
+    )
+  }
 
   it.effect("a lock that is used now and then keeps nothing of its earlier sessions in memory", () =>
     Effect.gen(function*() {

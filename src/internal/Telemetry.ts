@@ -4,6 +4,7 @@
 import * as Cause from "effect/Cause"
 import * as Channel from "effect/Channel"
 import * as Clock from "effect/Clock"
+import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -139,7 +140,8 @@ export const watchInterrupted = (change: 1 | -1): Effect.Effect<void> => Metric.
 
 export const registrationsRecovering = (change: 1 | -1): Effect.Effect<void> => Metric.modify(recoveries, change)
 
-export const lockHeld = (held: Duration.Duration): Effect.Effect<void> => Metric.update(lockHold, held)
+export const lockHeldUnsafe = (held: Duration.Duration, context: Context.Context<never>): void =>
+  lockHold.updateUnsafe(held, context)
 
 export const channelsOpen = (change: 1 | -1): Effect.Effect<void> => Metric.modify(channels, change)
 

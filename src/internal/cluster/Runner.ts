@@ -15,7 +15,7 @@ import { IdsExhausted } from "../../InstanceId.ts"
 import { claim, numberOf } from "../instanceId/claim.ts"
 import { EntryLost } from "../lock/entry.ts"
 import type { LeaseSession } from "../session/LeaseSession.ts"
-import type { Slot } from "../session/Slots.ts"
+import type { Slot, SlotOwner } from "../session/Slots.ts"
 import { addressText, machinesOf, runnerKey } from "./layout.ts"
 import { makeRunnerLease, type RunnerLease } from "./RunnerLease.ts"
 import { makeShardLocks, removeKey, type ShardLocks } from "./ShardLocks.ts"
@@ -59,6 +59,9 @@ interface Machine {
 
 export type ClaimError = EtcdError | IdsExhausted | Schema.SchemaError
 
+/** Its lease is for this one alone. */
+const unpooled: SlotOwner = { gone: () => {}, left: Effect.void }
+
 const claimMachine = Effect.fnUntraced(function*(
   etcd: Etcd["Service"],
   prefix: string,
@@ -73,10 +76,10 @@ const claimMachine = Effect.fnUntraced(function*(
   while (true) {
     const id = freeMachine(path, taken, Number(first.revision % BigInt(machines)))
     if (id === undefined) return yield* new IdsExhausted({ service: prefix, min: 0, max: machines })
-    const slot = session.open(`${path}${id}`, () => {})
-    const claimed = yield* Effect.onExit(Effect.scoped(claim(etcd, path, slot, address)), (exit) => {
+    const slot = session.open(`${path}${id}`, `${id}`, unpooled)
+    const claimed = yield* Effect.onExit(claim(etcd, path, slot, address), (exit) => {
       if (Exit.isSuccess(exit) && typeof exit.value === "bigint") return Effect.sync(() => keep({ slot, id }))
-      return Effect.asVoid(Effect.forkIn(Effect.ignore(slot.release), session.scope))
+      return Effect.asVoid(Effect.forkIn(slot.giveBack, session.scope))
     })
     if (typeof claimed === "bigint") return id
     // The lease is lost.

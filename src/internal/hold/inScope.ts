@@ -5,30 +5,18 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
+import type { Taken } from "../lock/Attempt.ts"
 import { EntryLost } from "../lock/entry.ts"
-import type { Prepared } from "../lock/Offer.ts"
-import type { Slot } from "../session/Slots.ts"
 import { type End, unless } from "../unless.ts"
 
-/** An entry that is there, and what it entitles to begins now. */
-export interface Taken {
-  readonly slot: Slot
-  /** Its create revision. */
-  readonly token: bigint
-}
-
-/**
- * Tries again, each time with a scope of its own, until an entry has been taken by a lease that is still good. What was prepared is for
- * the first time, with its scope.
- */
+/** Tries again, each time with a scope of its own, until an entry has been taken by a lease that is still good. */
 export const untilTaken = Effect.fnUntraced(function*<T extends Taken, E>(
-  attempt: (prepared: Prepared | undefined) => Effect.Effect<T | EntryLost, E, Scope.Scope>,
-  prepared?: Prepared
+  attempt: Effect.Effect<T | EntryLost, E, Scope.Scope>
 ): Effect.fn.Return<T, E, Scope.Scope> {
   const scope = yield* Effect.scope
-  for (let first = prepared;; first = undefined) {
-    const entryScope = first?.scope ?? (yield* Scope.fork(scope))
-    const taken = yield* Scope.provide(attempt(first), entryScope)
+  while (true) {
+    const entryScope = yield* Scope.fork(scope)
+    const taken = yield* Scope.provide(attempt, entryScope)
     // Enter only if the deadline has not passed, whatever the answer was.
     if (taken !== EntryLost && (yield* taken.slot.loss) === undefined) return taken
     yield* Effect.logDebug("the entry was lost while it waited: queueing again")

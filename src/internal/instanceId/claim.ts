@@ -3,7 +3,6 @@
  * everybody claims the same one.
  */
 import * as Effect from "effect/Effect"
-import type * as Scope from "effect/Scope"
 import { Compare, type Etcd, type KeyValue, Operation } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
 import { claiming, type EntryLost, orLost, rangeOf, settle } from "../lock/entry.ts"
@@ -34,7 +33,7 @@ export const claim = Effect.fnUntraced(function*(
   path: string,
   slot: Slot,
   value: string
-): Effect.fn.Return<bigint | ReadonlyArray<KeyValue>, EtcdError | EntryLost, Scope.Scope> {
+): Effect.fn.Return<bigint | ReadonlyArray<KeyValue>, EtcdError | EntryLost> {
   const lease = slot.session.leaseId
   return yield* claiming(
     slot,

@@ -4,13 +4,12 @@
  * The layout is that of Go's `concurrency.Mutex` and of `etcdctl lock`: `<prefix>/<key>/<lease in hex>`, served by create
  * revision. Entries of a lock are the keys directly below it; deeper keys belong to other locks.
  */
+import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
-import * as Option from "effect/Option"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
-import type * as Scope from "effect/Scope"
 import { Compare, Operation } from "../../Etcd.ts"
 import type { Etcd, KeyValue, RangeResult, TxnRequest, TxnResult } from "../../Etcd.ts"
 import { EtcdError, Unavailable } from "../../EtcdError.ts"
@@ -24,9 +23,6 @@ export const EntryLost = "EntryLost" as const
 export type EntryLost = typeof EntryLost
 
 type Port = Etcd["Service"]
-
-/** For how long an interrupted acquire waits for the answer to a claim that is on its way. */
-export const withdrawPatience = "1 second"
 
 /** Deeper keys are rare; a few keys more than needed save the second look where there are some. */
 const pageSize = 8
@@ -129,49 +125,40 @@ export const settle = <A>(
   read: (result: TxnResult) => Effect.Effect<A, EtcdError | EntryLost>
 ): Effect.Effect<A, EtcdError | EntryLost> => {
   let sent = false
-  return etcd.txn(request).pipe(
-    Effect.tapError((error) =>
-      Effect.sync(() => {
-        if (error.reason._tag === "LeaseNotFound") slot.session.revoked()
-        if (error.reason._tag === "Ambiguous") sent = true
-        if (mayBeApplied(error)) slot.session.distrust(slot.key)
-      })
-    ),
-    retryFailed({ schedule: backoff, while: (error) => sent && isTransient(error) }),
-    Effect.catchIf((error) => error.reason._tag === "LeaseNotFound", () => Effect.fail(EntryLost)),
-    Effect.flatMap(read)
+  const attempt = Effect.tapError(etcd.txn(request), (error) =>
+    Effect.sync(() => {
+      if (error.reason._tag === "LeaseNotFound") slot.session.revoked()
+      if (error.reason._tag === "Ambiguous") sent = true
+      if (mayBeApplied(error)) slot.session.distrust(slot.key)
+    }))
+  return Effect.matchEffect(
+    retryFailed<EtcdError>({ schedule: backoff, while: (error) => sent && isTransient(error) })(attempt),
+    {
+      onFailure: (error) => Effect.fail(error.reason._tag === "LeaseNotFound" ? EntryLost : error),
+      onSuccess: read
+    }
   )
 }
 
 /**
- * Runs a claim so that its outcome is never lost: it goes on when the caller is interrupted, and the scope, which deletes
- * the entry, waits for its answer first; not for ever: then the session clears away what may still appear.
+ * Runs a claim so that its outcome is never lost: it goes on when the caller is interrupted, and whoever gives the slot back waits for its
+ * answer. A lost lease ends it.
  */
 export const claiming = <A>(
   slot: Slot,
   claim: Effect.Effect<A, EtcdError | EntryLost>
-): Effect.Effect<A, EtcdError | EntryLost, Scope.Scope> =>
-  Effect.uninterruptibleMask((restore) =>
-    Effect.flatMap(Effect.forkIn(claim, slot.session.scope, { startImmediately: true }), (fiber) => {
-      const ended = () => fiber.pollUnsafe() !== undefined
-      if (!ended()) fiber.addObserver(slot.whenLost(() => fiber.interruptUnsafe()))
-      const withdraw = Effect.suspend(() =>
-        ended() ? Effect.void : Effect.flatMap(
-          Effect.timeoutOption(Fiber.await(fiber), withdrawPatience),
-          Option.match({
-            onSome: () => Effect.void,
-            onNone: () => Effect.andThen(Effect.sync(() => slot.session.distrust(slot.key)), Fiber.interrupt(fiber))
-          })
-        )
-      )
-      return Effect.andThen(
-        Effect.addFinalizer(() => withdraw),
-        // Its lease was lost, or the session's scope closed under it.
-        Effect.flatMap(
-          restore(Fiber.await(fiber)),
-          (exit) => Exit.hasInterrupts(exit) ? Effect.fail(EntryLost) : exit
-        )
-      )
+): Effect.Effect<A, EtcdError | EntryLost> =>
+  Effect.contextWith((context: Context.Context<never>) =>
+    Effect.callback((resume) => {
+      if (slot.isGivenBack) return resume(Effect.fail(EntryLost))
+      const fiber = Effect.runForkWith(context)(claim)
+      slot.pending = { ended: Fiber.await(fiber), cancel: Fiber.interrupt(fiber) }
+      const stop = slot.whenLost(() => fiber.interruptUnsafe())
+      fiber.addObserver((exit) => {
+        slot.pending = undefined
+        stop()
+        resume(Exit.hasInterrupts(exit) ? Effect.fail(EntryLost) : exit)
+      })
     })
   )
 
@@ -192,18 +179,14 @@ export const orLost = <A, R>(
 ): Effect.Effect<A | EntryLost, EtcdError, R> =>
   Effect.catchIf(effect, (error): error is EntryLost => error === EntryLost, () => Effect.succeed(EntryLost))
 
-/**
- * Takes a place in the queue, unless it has one already, and waits for the first one. Answers the fencing token.
- */
-export const waitInLine = Effect.fnUntraced(function*(
+/** Takes a place in the queue. */
+export const claimEntry = (
   etcd: Port,
-  deletions: Deletions,
   path: string,
   slot: Slot,
-  label: string,
-  already?: Claimed
-): Effect.fn.Return<bigint, EtcdError | EntryLost, Scope.Scope> {
-  const claimed = already ?? (yield* claiming(
+  label: string
+): Effect.Effect<Claimed, EtcdError | EntryLost> =>
+  claiming(
     slot,
     settle(
       etcd,
@@ -214,7 +197,20 @@ export const waitInLine = Effect.fnUntraced(function*(
           ? Effect.succeed(claimedBy(path, slot, result, 1))
           : Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, position: undefined }))
     )
-  ))
+  )
+
+/**
+ * Takes a place in the queue, unless it has one already, and waits for the first one. Answers the fencing token.
+ */
+export const waitInLine = Effect.fnUntraced(function*(
+  etcd: Port,
+  deletions: Deletions,
+  path: string,
+  slot: Slot,
+  label: string,
+  already?: Claimed
+): Effect.fn.Return<bigint, EtcdError | EntryLost> {
+  const claimed = already ?? (yield* claimEntry(etcd, path, slot, label))
   if (claimed.position?._tag === "First") return claimed.token
   return yield* unless(
     untilFirst(etcd, deletions, path, slot, claimed),
@@ -294,7 +290,7 @@ export const takeIfFree = Effect.fnUntraced(function*(
   path: string,
   slot: Slot,
   label: string
-): Effect.fn.Return<bigint | { readonly holder: KeyValue }, EtcdError | EntryLost, Scope.Scope> {
+): Effect.fn.Return<bigint | { readonly holder: KeyValue }, EtcdError | EntryLost> {
   const put = Operation.put(slot.key, label, { lease: slot.session.leaseId })
   let vacant = Compare.createRevision({ prefix: path }, "=", 0n)
   for (let tries = 0; tries < maxTries; tries++) {

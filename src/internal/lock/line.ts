@@ -5,7 +5,6 @@
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Random from "effect/Random"
-import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { Compare, type Etcd, type KeyValue, Operation, type RangeResult } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
@@ -79,7 +78,7 @@ export const standInLine = Effect.fnUntraced(function*(
   line: Line,
   slot: Slot,
   value: string
-): Effect.fn.Return<bigint, EtcdError | EntryLost, Scope.Scope> {
+): Effect.fn.Return<bigint, EtcdError | EntryLost> {
   const claimed = yield* claim(etcd, line, slot, value)
   if (claimed.ahead !== undefined && line.admits(claimed.ahead)) return claimed.token
   return yield* Effect.raceFirst(
@@ -94,7 +93,7 @@ export const stepThrough = Effect.fnUntraced(function*(
   line: Line,
   slot: Slot,
   value: string
-): Effect.fn.Return<bigint | { readonly ahead: Entries }, EtcdError | EntryLost, Scope.Scope> {
+): Effect.fn.Return<bigint | { readonly ahead: Entries }, EtcdError | EntryLost> {
   const { token, ahead = yield* look(etcd, line, slot, token) } = yield* claim(etcd, line, slot, value)
   return line.admits(ahead) ? token : { ahead }
 }, orLost)

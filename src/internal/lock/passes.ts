@@ -7,8 +7,9 @@ import * as Scope from "effect/Scope"
 import type { Etcd, KeyValue } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
 import { type Hold, type HoldLoss, makeHolds } from "../hold/Hold.ts"
-import { inScope, type Taken, untilTaken } from "../hold/inScope.ts"
+import { inScope, untilTaken } from "../hold/inScope.ts"
 import { makeSessionPool } from "../session/SessionPool.ts"
+import type { Taken } from "./Attempt.ts"
 import { EntryLost } from "./entry.ts"
 import { type Line, standInLine, stepThrough } from "./line.ts"
 
@@ -61,9 +62,7 @@ export const makePasses = Effect.fnUntraced(function*(
       pool.slot(request),
       (slot) => Effect.map(enter(slot), (token) => token === EntryLost ? EntryLost : { slot, token })
     )
-    const queued = Effect.scopedWith((turnScope) =>
-      Effect.andThen(Scope.provide(turn, turnScope), untilTaken(() => attempt))
-    )
+    const queued = Effect.scopedWith((turnScope) => Effect.andThen(Scope.provide(turn, turnScope), untilTaken(attempt)))
     return yield* inScope(
       Effect.annotateLogs(queued, { key }),
       ({ slot, token }, scope) =>

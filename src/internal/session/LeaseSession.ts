@@ -10,7 +10,7 @@ import type { EtcdError } from "../../EtcdError.ts"
 import * as Telemetry from "../Telemetry.ts"
 import { durationNanos, makeLeaseClock, readClock, type SessionLost, sleepUntil } from "./LeaseClock.ts"
 import { patienceWith } from "./Patience.ts"
-import { deleteIf, makeSlots, retrySoon, type Slot } from "./Slots.ts"
+import { deleteIf, makeSlots, retrySoon, type Slot, type SlotOwner } from "./Slots.ts"
 
 export interface LeaseSession {
   readonly leaseId: bigint
@@ -32,8 +32,7 @@ export interface LeaseSession {
    */
   readonly distrust: (key: string) => void
   readonly distrustedUnsafe: () => boolean
-  /** `onGone` runs when the key is known to be gone for good. */
-  readonly open: (key: string, onGone: () => void) => Slot
+  readonly open: (key: string, name: string, owner: SlotOwner) => Slot
   /** Ends the session before its scope closes: everything on it is lost, and the lease is revoked, within the request timeout. */
   readonly end: Effect.Effect<void>
 }
@@ -66,7 +65,7 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     interruptible: true
   })
   const annotated = Effect.annotateLogs({ lease: lease.id.toString(16) })
-  const slots = makeSlots(etcd, scope)
+  const slots = yield* makeSlots(etcd)
   const life = makeLeaseClock(clock, lease, asked, (why) => {
     over ||= why === "Revoked"
     slots.loseAll(why)
@@ -195,7 +194,7 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
       distrusted.add(key)
     },
     distrustedUnsafe: () => distrusted.size > 0,
-    open: (key, onGone) => slots.open(session, key, onGone),
+    open: (key, name, owner) => slots.open(session, key, name, owner),
     end
   }
   return session

@@ -15,14 +15,16 @@ import { durationNanos, sleepUntil } from "./LeaseClock.ts"
 
 export interface Patience {
   /**
-   * Waits for the effect until a request timeout has passed since the first one that is still unanswered. For one that was begun before,
-   * `isOver` says whether its end has been told already: then it waits for no answer, and nobody would tell the end again.
+   * Waits for the effect until a request timeout has passed since the first one that is still unanswered.
    */
   readonly within: <A, E, R, E2>(
     effect: Effect.Effect<A, E, R>,
-    orElse: Effect.Effect<A, E2>,
-    isOver?: () => boolean
+    orElse: Effect.Effect<A, E2>
   ) => Effect.Effect<A, E | E2, R>
+  /** Until when whoever begins to wait now does so. */
+  readonly beginUnsafe: (now: bigint) => bigint
+  /** Somebody has waited for as long as that. */
+  readonly ranOutUnsafe: (now: bigint) => void
   /** Told of each end of what was asked of etcd: an answer ends the outage, and a refusal is one as well. */
   readonly heardUnsafe: (exit: Exit.Exit<unknown, EtcdError>) => void
 }
@@ -49,26 +51,32 @@ const makePatience = (timeout: Duration.Duration): Patience => {
   const limit = durationNanos(timeout)
   let since: bigint | undefined
   let last = 0n
+  const beginUnsafe = (now: bigint): bigint => {
+    // Of an outage that was so long ago nothing can be told.
+    if (since === undefined || now - last > limit) since = now
+    last = now
+    return since + limit
+  }
+  const ranOutUnsafe = (now: bigint): void => {
+    last = now
+  }
   return {
+    beginUnsafe,
+    ranOutUnsafe,
     heardUnsafe: (exit) => {
       const error = Option.getOrUndefined(Exit.findErrorOption(exit))
       if (Exit.isSuccess(exit) || (error !== undefined && !isTransient(error))) since = undefined
     },
-    within: (effect, orElse, isOver) =>
+    within: (effect, orElse) =>
       Effect.contextWith((context) => {
         const clock = Context.get(context, Clock.Clock)
-        if (isOver?.() === true) return effect
-        const now = clock.monotonicTimeNanosUnsafe()
-        // Of an outage that was so long ago nothing can be told.
-        if (since === undefined || now - last > limit) since = now
-        last = now
-        const until = since + limit
+        const until = beginUnsafe(clock.monotonicTimeNanosUnsafe())
         return unless(effect, (end) => {
           const timer = Effect.runForkWith(context)(
             Effect.andThen(
               sleepUntil(clock, until),
               Effect.suspend(() => {
-                last = clock.monotonicTimeNanosUnsafe()
+                ranOutUnsafe(clock.monotonicTimeNanosUnsafe())
                 return Effect.exit(orElse)
               })
             )

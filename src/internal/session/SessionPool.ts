@@ -5,34 +5,24 @@
  * users of one lock need two lanes; lanes are opened when they are needed. A lane whose session is over, or may have a
  * write in flight whose answer was lost, takes no new keys and closes with its last user.
  */
-import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
-import * as Option from "effect/Option"
-import * as RcMap from "effect/RcMap"
+import * as FiberSet from "effect/FiberSet"
 import * as References from "effect/References"
 import * as Scope from "effect/Scope"
 import * as Tracer from "effect/Tracer"
 import type { Etcd } from "../../Etcd.ts"
 import { Closed, EtcdError } from "../../EtcdError.ts"
+import { durationNanos, sleepUntil } from "./LeaseClock.ts"
 import { type LeaseSession, makeLeaseSession } from "./LeaseSession.ts"
-import type { Slot } from "./Slots.ts"
+import type { Slot, SlotOwner } from "./Slots.ts"
 
 /** With auth on, etcd checks every key of a lease at each put on it: 19 ms at 10,000 keys. */
 const keysPerLease = 256
-
-interface Lane {
-  readonly id: number
-  readonly ttl: Duration.Duration
-  /** Reserved before the session is there, freed when the key is known to be gone. */
-  readonly names: Set<string>
-  session: LeaseSession | undefined
-  users: number
-  retired: boolean
-}
 
 export interface SlotRequest {
   readonly ttl: Duration.Duration
@@ -42,155 +32,217 @@ export interface SlotRequest {
 }
 
 export interface SessionPool {
-  /** A place for one key on a live lease. When the scope closes the key is deleted, by compare, and waited for within the request timeout. */
+  /** A place for one key on a live lease. When the scope closes it is given back. */
   readonly slot: (request: SlotRequest) => Effect.Effect<Slot, EtcdError, Scope.Scope>
+  /** The same for an owner, who is told of it in the step in which it is taken, and gives it back. */
+  readonly take: (request: SlotRequest, own: (slot: Slot) => void) => Effect.Effect<Slot, EtcdError>
+  /** The same without waiting, where there is a lease: to be given back. */
+  readonly takeNow: (request: SlotRequest) => Slot | undefined
 }
 
-const unnamed = <R>(context: Context.Context<R>): Context.Context<R> =>
-  context.pipe(Context.add(References.CurrentLogAnnotations, {}), Context.omit(Tracer.ParentSpan)) as Context.Context<R>
+/** A session is shared by many, so not under the annotations and spans of the one who came first. */
+const unnamed = (context: Context.Context<never>): Context.Context<never> =>
+  context.pipe(Context.add(References.CurrentLogAnnotations, {}), Context.omit(Tracer.ParentSpan))
 
 /** A lease that nobody uses is not kept longer than this. */
 const maxIdle = Duration.minutes(1)
 
-/** The lane was retired between its choice and its use. */
-const Retired = "Retired" as const
+/** One session, while it is opened and until it has ended, and which names are in use on it. */
+class Lane implements SlotOwner {
+  readonly seconds: number
+  readonly ttl: Duration.Duration
+  readonly scope = Scope.makeUnsafe()
+  /** Reserved before the session is there, freed when the key is known to be gone. */
+  readonly names = new Set<string>()
+  opening: Fiber.Fiber<LeaseSession, EtcdError> | undefined
+  session: LeaseSession | undefined
+  users = 0
+  /** Since when it has no users. */
+  idleSince = 0n
+  lingering = false
+  /** It takes no new keys. */
+  retired = false
+  readonly left: Effect.Effect<void>
+
+  constructor(ttl: Duration.Duration, leave: (lane: Lane) => void) {
+    this.ttl = ttl
+    this.seconds = Duration.toSeconds(ttl)
+    this.left = Effect.sync(() => leave(this))
+  }
+
+  gone(name: string): void {
+    this.names.delete(name)
+  }
+
+  /** Waits until it is decided whether there is a session. */
+  get opened(): Effect.Effect<unknown, EtcdError> {
+    return this.opening === undefined ? Effect.void : Fiber.join(this.opening)
+  }
+
+  /** A session that takes new keys. */
+  get live(): LeaseSession | undefined {
+    const session = this.session
+    return session === undefined || session.lossUnsafe() !== undefined || session.distrustedUnsafe()
+      ? undefined
+      : session
+  }
+}
 
 export const makeSessionPool = Effect.fnUntraced(function*(
   etcd: Etcd["Service"],
   /** All keys of its slots start with it. */
   prefix: string
 ): Effect.fn.Return<SessionPool, never, Scope.Scope> {
+  const clock = yield* Clock.Clock
+  const context = yield* Effect.context<never>()
+  const run = yield* FiberSet.makeRuntime()
   /** Lanes that take new keys, by TTL in seconds. */
   const lanes = new Map<number, Array<Lane>>()
   /** All lanes, until their session has ended. */
-  const byId = new Map<number, Lane>()
+  const all = new Set<Lane>()
   const closing = new Set<Fiber.Fiber<void>>()
-  let nextId = 0
   let ending = false
 
   const retire = (lane: Lane): void => {
     if (lane.retired) return
     lane.retired = true
-    const seconds = Duration.toSeconds(lane.ttl)
-    const rest = (lanes.get(seconds) ?? []).filter((other) => other !== lane)
-    if (rest.length === 0) lanes.delete(seconds)
-    else lanes.set(seconds, rest)
+    const rest = (lanes.get(lane.seconds) ?? []).filter((other) => other !== lane)
+    if (rest.length === 0) lanes.delete(lane.seconds)
+    else lanes.set(lane.seconds, rest)
   }
 
-  const forget = (lane: Lane) =>
-    Effect.sync(() => {
+  const close = (lane: Lane): Effect.Effect<void> =>
+    Effect.suspend(() => {
       retire(lane)
-      byId.delete(lane.id)
+      const opening = lane.opening
+      return Effect.andThen(
+        opening === undefined ? Effect.void : Fiber.interrupt(opening),
+        Scope.close(lane.scope, Exit.void)
+      )
+    }).pipe(Effect.ensuring(Effect.sync(() => all.delete(lane))))
+
+  /** Nobody waits for the revoke but the pool, when it ends. */
+  const closeUnsafe = (lane: Lane): void => {
+    const fiber = Effect.runForkWith(context)(close(lane))
+    closing.add(fiber)
+    fiber.addObserver(() => closing.delete(fiber))
+  }
+
+  const openUnsafe = (ttl: Duration.Duration, context: Context.Context<never>): Lane => {
+    const lane = new Lane(ttl, leave)
+    all.add(lane)
+    lanes.set(lane.seconds, [...(lanes.get(lane.seconds) ?? []), lane])
+    const opening = lane.opening = Effect.runForkWith(unnamed(context))(
+      Scope.provide(makeLeaseSession(etcd, ttl, prefix), lane.scope)
+    )
+    opening.addObserver((exit) => {
+      lane.opening = undefined
+      if (Exit.isSuccess(exit)) lane.session = exit.value
+      // Whoever comes next tries anew.
+      else retire(lane)
     })
-
-  const open = Effect.fnUntraced(
-    function*(
-      id: number
-    ): Effect.fn.Return<LeaseSession, EtcdError | typeof Retired, Scope.Scope> {
-      const lane = byId.get(id)
-      if (lane === undefined) return yield* Effect.fail(Retired)
-      const session = yield* Effect.onError(makeLeaseSession(etcd, lane.ttl, prefix), () => forget(lane))
-      lane.session = session
-      // Added last, so it runs first: a session that closes, after its idle time for one, is chosen no more.
-      yield* Effect.addFinalizer(() => forget(lane))
-      return session
-    },
-    // Shared by many, so not under the annotations and spans of the one who came first.
-    Effect.updateContext(unnamed<Scope.Scope>)
-  )
-
-  const sessions = yield* RcMap.make({
-    lookup: open,
-    // A lock that is taken again and again keeps its lease in between.
-    idleTimeToLive: (id) => Duration.min(byId.get(id)?.ttl ?? Duration.zero, maxIdle)
-  })
+    return lane
+  }
 
   // All at once, so that closing takes one request timeout at most.
   yield* Effect.addFinalizer(() =>
     Effect.suspend(() => {
       // Whoever waits loses his place now, and would queue again.
       ending = true
-      const live = [...byId.values()].flatMap(({ session }) => session === undefined ? [] : [session.end])
-      return Effect.all([...live, Fiber.awaitAll(closing)], { concurrency: "unbounded", discard: true })
+      const live = [...all].flatMap(({ session }) => session === undefined ? [] : [session.end])
+      return Effect.andThen(
+        Effect.all([...live, Fiber.awaitAll(closing)], { concurrency: "unbounded", discard: true }),
+        Effect.suspend(() => Effect.forEach([...all], close, { concurrency: "unbounded", discard: true }))
+      )
     })
   )
 
   const isUsable = (lane: Lane): boolean => {
-    const session = lane.session
-    if (session !== undefined && (session.lossUnsafe() !== undefined || session.distrustedUnsafe())) retire(lane)
+    if (lane.session !== undefined && lane.live === undefined) retire(lane)
     return !lane.retired && lane.names.size < keysPerLease
   }
 
-  const reserve = (request: SlotRequest): Lane => {
-    const seconds = Duration.toSeconds(request.ttl)
-    const found = (lanes.get(seconds) ?? []).filter(isUsable).find((lane) => !lane.names.has(request.name))
-    const lane = found ??
-      { id: nextId++, ttl: request.ttl, names: new Set(), session: undefined, users: 0, retired: false }
-    if (found === undefined) {
-      byId.set(lane.id, lane)
-      lanes.set(seconds, [...(lanes.get(seconds) ?? []), lane])
-    }
-    lane.names.add(request.name)
-    lane.users++
-    return lane
+  const laneFor = ({ name, ttl }: SlotRequest): Lane | undefined => {
+    const some = lanes.get(Duration.toSeconds(ttl))
+    return some?.find((lane) => isUsable(lane) && !lane.names.has(name))
   }
 
-  // A lane that nobody may use again closes with its last user, who does not wait for the revoke; the pool does.
-  const leave = (lane: Lane) =>
-    Effect.suspend(() => {
-      lane.users--
-      isUsable(lane)
-      if (!lane.retired || lane.users > 0) return Effect.void
-      return Effect.forkDetach(RcMap.invalidate(sessions, lane.id)).pipe(
-        Effect.map((fiber) => {
-          closing.add(fiber)
-          fiber.addObserver(() => closing.delete(fiber))
-        })
-      )
-    })
+  const join = (lane: Lane, request: SlotRequest): void => {
+    lane.names.add(request.name)
+    lane.users++
+  }
 
-  const isClosed = () => ending || sessions.state._tag === "Closed"
+  /** A lane that nobody may use again closes with its last user. */
+  const leave = (lane: Lane): void => {
+    lane.users--
+    isUsable(lane)
+    if (lane.users > 0 || ending) return
+    if (lane.retired) return closeUnsafe(lane)
+    lane.idleSince = clock.monotonicTimeNanosUnsafe()
+    if (lane.lingering) return
+    lane.lingering = true
+    run(linger(lane))
+  }
+
+  // A lock that is taken again and again keeps its lease in between.
+  const linger = Effect.fnUntraced(function*(lane: Lane) {
+    const idle = durationNanos(Duration.min(lane.ttl, maxIdle))
+    while (lane.users === 0 && clock.monotonicTimeNanosUnsafe() < lane.idleSince + idle) {
+      yield* sleepUntil(clock, lane.idleSince + idle)
+    }
+    // Whoever uses it now begins this anew when he leaves.
+    lane.lingering = false
+    if (lane.users === 0) closeUnsafe(lane)
+  })
+
   const closed = new EtcdError({ operation: "session", reason: new Closed() })
 
-  /** Where the scope has closed, its finalizers run at once, and the slot is not to be used. */
-  const slot: SessionPool["slot"] = (request) =>
-    Effect.uninterruptibleMask((restore) =>
-      Effect.gen(function*(): Effect.fn.Return<Slot, EtcdError, Scope.Scope> {
-        const scope = yield* Effect.scope
-        while (true) {
-          if (isClosed()) return yield* closed
-          const lane = reserve(request)
-          const free = () => {
-            lane.names.delete(request.name)
-          }
-          const laneScope = Scope.forkUnsafe(scope)
-          // Runs after the reference is dropped.
-          yield* Scope.addFinalizer(laneScope, leave(lane))
-          const got = yield* restore(RcMap.get(sessions, lane.id)).pipe(Scope.provide(laneScope), Effect.exit)
-          if (Exit.isSuccess(got) && got.value.lossUnsafe() === undefined && !got.value.distrustedUnsafe()) {
-            const opened = got.value.open(request.key(got.value.leaseId), free)
-            yield* Scope.addFinalizer(
-              laneScope,
-              opened.release.pipe(
-                Effect.catch((error) => Effect.logWarning("key not released yet", error)),
-                Effect.annotateLogs({ key: opened.key })
-              )
-            )
-            return opened
-          }
-          free()
-          // What has failed stays in the map otherwise, and would be handed to the next user.
-          if (Exit.isSuccess(got) || !Exit.hasInterrupts(got)) retire(lane)
-          yield* Scope.close(laneScope, Exit.void)
-          if (Exit.isSuccess(got)) continue
-          // The pool has closed under it; who was interrupted himself ends as that all the same.
-          if (isClosed()) return yield* closed
-          const error = Cause.findErrorOption(got.cause)
-          if (Option.isSome(error) && error.value === Retired) continue
-          return yield* Effect.failCause(got.cause as Cause.Cause<EtcdError>)
-        }
-      })
-    )
+  const openOn = (lane: Lane, session: LeaseSession, request: SlotRequest): Slot =>
+    session.open(request.key(session.leaseId), request.name, lane)
 
-  return { slot }
+  const takeNow = (request: SlotRequest): Slot | undefined => {
+    const lane = ending ? undefined : laneFor(request)
+    const session = lane?.live
+    if (lane === undefined || session === undefined) return undefined
+    join(lane, request)
+    return openOn(lane, session, request)
+  }
+
+  /** Uninterruptible but for the wait until a session is there. */
+  const taken = Effect.fnUntraced(function*(
+    request: SlotRequest,
+    restore: <A, E>(effect: Effect.Effect<A, E>) => Effect.Effect<A, E>
+  ): Effect.fn.Return<Slot, EtcdError> {
+    while (true) {
+      if (ending) return yield* closed
+      const slot = takeNow(request)
+      if (slot !== undefined) return slot
+      const lane = laneFor(request) ?? openUnsafe(request.ttl, yield* Effect.context<never>())
+      join(lane, request)
+      const opened = yield* Effect.exit(restore(lane.opened))
+      const session = ending ? undefined : lane.live
+      if (session !== undefined && Exit.isSuccess(opened)) return openOn(lane, session, request)
+      lane.gone(request.name)
+      leave(lane)
+      // The pool has closed under it; who was interrupted himself ends as that all the same.
+      if (ending) return yield* closed
+      if (Exit.isFailure(opened)) return yield* Effect.failCause(opened.cause)
+    }
+  })
+
+  return {
+    // Where the scope has closed, its finalizers run at once, and the slot is not to be used.
+    slot: (request) =>
+      Effect.uninterruptibleMask((restore) =>
+        Effect.flatMap(
+          Effect.scope,
+          (scope) => Effect.tap(taken(request, restore), (slot) => Scope.addFinalizer(scope, slot.giveBack))
+        )
+      ),
+    take: (request, own) =>
+      Effect.uninterruptibleMask((restore) =>
+        Effect.tap(taken(request, restore), (slot) => Effect.sync(() => own(slot)))
+      ),
+    takeNow
+  }
 })

@@ -1,16 +1,20 @@
 /**
  * The keys that live on a lease, each owned by one local user.
  */
+import * as Clock from "effect/Clock"
+import type * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
+import type * as Fiber from "effect/Fiber"
+import * as FiberSet from "effect/FiberSet"
+import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import { Compare, type Etcd, Operation, type TxnRequest, type TxnResult } from "../../Etcd.ts"
 import { Ambiguous, EtcdError } from "../../EtcdError.ts"
 import { retryFailed } from "../retryFailed.ts"
-import type { SessionLost } from "./LeaseClock.ts"
+import { type SessionLost, sleepUntil } from "./LeaseClock.ts"
 import type { LeaseSession } from "./LeaseSession.ts"
 import { isTransient, type Patience, patienceWith } from "./Patience.ts"
 
@@ -44,6 +48,31 @@ export interface Slot {
   readonly release: Effect.Effect<void, EtcdError>
   /** Asked when the key is about to be deleted, in the same step: who comes next, if that is known. */
   readonly onRelease: (choose: () => Successor | undefined) => void
+  /** A put of the key that is on its way, if there is one. None begins once the slot is being given back. */
+  pending: Pending | undefined
+  readonly isGivenBack: boolean
+  /**
+   * Deletes the key, if it is still this one, and leaves the lease to others. The answer to what is on its way is waited for before, but not
+   * for ever: then the session clears away what may still appear.
+   */
+  readonly giveBack: Effect.Effect<void>
+}
+
+/** What may put the key. */
+export interface Pending {
+  readonly ended: Effect.Effect<unknown>
+  readonly cancel: Effect.Effect<unknown>
+}
+
+/** For how long whoever gives a slot back waits for the answer to a put that is on its way. */
+const withdrawPatience = "1 second"
+
+/** Where slots are taken. */
+export interface SlotOwner {
+  /** The key of the slot of this name is known to be gone for good. */
+  readonly gone: (name: string) => void
+  /** The slot is given back. */
+  readonly left: Effect.Effect<void>
 }
 
 /** What is done in the transaction that deletes a key, or not at all. */
@@ -54,8 +83,7 @@ export interface Successor {
 }
 
 export interface Slots {
-  /** `onGone` runs when the key is known to be gone for good. */
-  readonly open: (session: LeaseSession, key: string, onGone: () => void) => Slot
+  readonly open: (session: LeaseSession, key: string, name: string, owner: SlotOwner) => Slot
   /** There are users of it, though they may have no key yet. */
   readonly areUsed: () => boolean
   readonly owns: (key: string) => boolean
@@ -101,8 +129,7 @@ const unanswered = (key: string) =>
 interface Shared {
   readonly etcd: Etcd["Service"]
   readonly patience: Patience
-  /** In which a removal goes on when its callers stop waiting. */
-  readonly scope: Scope.Scope
+  readonly deadlines: Deadlines
   readonly entries: Map<string, OwnSlot>
   /** Removals on their way, which end with the session. */
   readonly removals: Set<Fiber.Fiber<void, EtcdError>>
@@ -113,7 +140,10 @@ class OwnSlot implements Slot {
   readonly key: string
   readonly session: LeaseSession
   readonly #shared: Shared
-  readonly #onGone: () => void
+  readonly #name: string
+  readonly #owner: SlotOwner
+  pending: Pending | undefined
+  isGivenBack = false
   createRevision: bigint | undefined
   resting = false
   releasing = false
@@ -125,11 +155,12 @@ class OwnSlot implements Slot {
   #removal: Fiber.Fiber<void, EtcdError> | undefined
   #isOver = false
 
-  constructor(shared: Shared, session: LeaseSession, key: string, onGone: () => void) {
+  constructor(shared: Shared, session: LeaseSession, key: string, name: string, owner: SlotOwner) {
     this.#shared = shared
     this.session = session
     this.key = key
-    this.#onGone = onGone
+    this.#name = name
+    this.#owner = owner
   }
 
   get lost(): Effect.Effect<SlotLoss> {
@@ -197,61 +228,90 @@ class OwnSlot implements Slot {
   #leave(): void {
     if (this.#shared.entries.get(this.key) !== this) return
     this.#shared.entries.delete(this.key)
-    this.#onGone()
+    this.#owner.gone(this.#name)
   }
 
   get release(): Effect.Effect<void, EtcdError> {
-    return Effect.suspend(() => {
+    return Effect.contextWith((context: Context.Context<never>) => {
       const isThere = () => this.lossUnsafe() === undefined && this.#shared.entries.get(this.key) === this
-      if (!this.releasing && !isThere()) return Effect.void
+      if (this.#removal === undefined && !isThere()) return Effect.void
       this.releasing = true
-      return this.#removed
+      return this.#removedWith(context)
     })
   }
 
-  /** Starts the removal once, in the session's scope, so that it goes on when its callers stop waiting. */
-  get #removed(): Effect.Effect<void, EtcdError> {
-    const start = Effect.suspend(() =>
-      this.#removal !== undefined
-        ? Effect.succeed(this.#removal)
-        : Effect.map(Effect.forkIn(this.#remove, this.#shared.scope, { startImmediately: true }), (fiber) => {
-          const { removals } = this.#shared
-          removals.add(fiber)
-          fiber.addObserver(() => removals.delete(fiber))
-          return this.#removal = fiber
-        })
-    ).pipe(Effect.uninterruptible)
-    // Interrupted: the session closes, and its lease takes the key along.
-    const conclude = (exit: Exit.Exit<void, EtcdError>) => Exit.hasInterrupts(exit) ? Effect.void : exit
-    // What has ended waits for no answer, and must not use up the patience of the next one.
-    return Effect.flatMap(start, (fiber) =>
-      this.#shared.patience.within(
-        Effect.flatMap(Fiber.await(fiber), conclude),
-        Effect.suspend(() => Effect.fail(unanswered(this.key))),
-        () => this.#isOver || fiber.pollUnsafe() !== undefined
-      ))
+  get giveBack(): Effect.Effect<void> {
+    const released = Effect.catch(
+      this.release,
+      (error) => Effect.annotateLogs(Effect.logWarning("key not released yet", error), { key: this.key })
+    )
+    return Effect.suspend(() => {
+      this.isGivenBack = true
+      return Effect.andThen(
+        this.pending === undefined ? released : Effect.andThen(this.#withdrawn(this.pending), released),
+        this.#owner.left
+      )
+    })
+  }
+
+  // What is on its way would put a key that nobody owns.
+  #withdrawn({ cancel, ended }: Pending): Effect.Effect<void> {
+    return Effect.flatMap(
+      Effect.timeoutOption(ended, withdrawPatience),
+      Option.match({
+        onSome: () => Effect.void,
+        onNone: () => Effect.andThen(Effect.sync(() => this.session.distrust(this.key)), cancel)
+      })
+    )
+  }
+
+  /** Waits for the removal, which is started once, and goes on when its callers stop waiting. */
+  #removedWith(context: Context.Context<never>): Effect.Effect<void, EtcdError> {
+    return Effect.callback((resume) => {
+      const removal = this.#removal ?? this.#startRemoval(context)
+      const { deadlines } = this.#shared
+      // What has ended waits for no answer, and must not use up the patience of the next one.
+      const stop = this.#isOver ? undefined : deadlines.begin(() => resume(Effect.fail(unanswered(this.key))))
+      const unheard = removal.addObserver((exit) => {
+        stop?.()
+        // Interrupted: the session closes, and its lease takes the key along.
+        resume(Exit.hasInterrupts(exit) ? Effect.void : exit)
+      })
+      return Effect.sync(() => {
+        stop?.()
+        unheard()
+      })
+    })
+  }
+
+  #startRemoval(context: Context.Context<never>): Fiber.Fiber<void, EtcdError> {
+    const { removals } = this.#shared
+    const removal = this.#removal = Effect.runForkWith(context)(this.#remove)
+    removals.add(removal)
+    removal.addObserver(() => removals.delete(removal))
+    return removal
   }
 
   /** Repeated until it is answered or the lease is over: the compare makes every repetition harmless. */
   get #remove(): Effect.Effect<void, EtcdError> {
     const { etcd, patience } = this.#shared
-    return Effect.suspend(() =>
-      this.createRevision === undefined ? Effect.void : deleteIf(etcd, this.key, this.createRevision)
-    ).pipe(
-      retryFailed({ schedule: retrySoon, while: isTransient }),
-      (remove) => Effect.flatMap(this.#handOver, (done) => done ? Effect.void : remove),
-      // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
-      Effect.tapError(() => Effect.sync(() => this.session.distrust(this.key))),
-      // That the session ended is no answer.
-      Effect.onExit((exit) =>
-        Effect.sync(() => {
-          this.#isOver = true
-          patience.heardUnsafe(exit)
-        })
-      ),
-      Effect.asVoid,
-      Effect.ensuring(Effect.sync(() => this.#leave()))
+    const remove = retryFailed<EtcdError>({ schedule: retrySoon, while: isTransient })(
+      Effect.suspend(() =>
+        this.createRevision === undefined ? Effect.succeed(nothing) : deleteIf(etcd, this.key, this.createRevision)
+      )
     )
+    const whole = this.#choose === undefined
+      ? remove
+      : Effect.flatMap(this.#handOver, (done) => done ? Effect.succeed(nothing) : remove)
+    return Effect.onExit(Effect.asVoid(whole), (exit) =>
+      Effect.sync(() => {
+        // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
+        if (Exit.isFailure(exit) && !Exit.hasInterrupts(exit)) this.session.distrust(this.key)
+        this.#isOver = true
+        // That the session ended is no answer.
+        patience.heardUnsafe(exit)
+        this.#leave()
+      }))
   }
 
   // Chosen within, so that its end is told whatever happens. Unless all of it was done the key is deleted as always.
@@ -271,16 +331,58 @@ class OwnSlot implements Slot {
   }
 }
 
-export const makeSlots = (
-  etcd: Etcd["Service"],
-  scope: Scope.Scope
-): Slots => {
+/**
+ * Tells those who are still waiting for an answer when the patience is over. One timer for all of them: hardly any is still there when
+ * its time has come.
+ */
+class Deadlines {
+  readonly #patience: Patience
+  readonly #clock: Clock.Clock
+  readonly #run: (effect: Effect.Effect<void>) => unknown
+  // In the order of their deadlines, since patience begins no earlier for those who come later.
+  readonly #waiting = new Set<{ readonly until: bigint; readonly due: () => void }>()
+  #watching = false
+
+  constructor(patience: Patience, clock: Clock.Clock, run: (effect: Effect.Effect<void>) => unknown) {
+    this.#patience = patience
+    this.#clock = clock
+    this.#run = run
+  }
+
+  begin(due: () => void): () => void {
+    const waiting = { until: this.#patience.beginUnsafe(this.#clock.monotonicTimeNanosUnsafe()), due }
+    this.#waiting.add(waiting)
+    if (!this.#watching) {
+      this.#watching = true
+      this.#run(this.#watch)
+    }
+    return () => this.#waiting.delete(waiting)
+  }
+
+  get #watch(): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function*() {
+      for (const waiting of this.#waiting) {
+        yield* sleepUntil(this.#clock, waiting.until)
+        if (!this.#waiting.delete(waiting)) continue
+        this.#patience.ranOutUnsafe(this.#clock.monotonicTimeNanosUnsafe())
+        waiting.due()
+      }
+      this.#watching = false
+    })
+  }
+}
+
+export const makeSlots = Effect.fnUntraced(function*(
+  etcd: Etcd["Service"]
+): Effect.fn.Return<Slots, never, Scope.Scope> {
   const entries = new Map<string, OwnSlot>()
   const removals: Shared["removals"] = new Set()
-  const shared: Shared = { etcd, patience: patienceWith(etcd), scope, entries, removals }
+  const patience = patienceWith(etcd)
+  const deadlines = new Deadlines(patience, yield* Clock.Clock, yield* FiberSet.makeRuntime())
+  const shared: Shared = { etcd, patience, deadlines, entries, removals }
   return {
-    open: (session, key, onGone) => {
-      const slot = new OwnSlot(shared, session, key, onGone)
+    open: (session, key, name, owner) => {
+      const slot = new OwnSlot(shared, session, key, name, owner)
       entries.set(key, slot)
       const lost = session.lossUnsafe()
       if (lost !== undefined) slot.lose(lost.why)
@@ -298,4 +400,4 @@ export const makeSlots = (
       for (const fiber of removals) fiber.interruptUnsafe()
     }
   }
-}
+})
