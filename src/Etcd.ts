@@ -190,7 +190,8 @@ export type OperationResult =
 
 const compare =
   (target: "version" | "createRevision" | "modRevision" | "lease") =>
-  (range: string | KeyRange, op: Compare["op"], value: bigint): Compare => ({ ...toRange(range), target, op, value })
+  (range: string | KeyRange, op: Compare["op"], value: bigint): Compare =>
+    typeof range === "string" ? { key: range, target, op, value } : { ...range, target, op, value }
 
 const toRange = (range: string | KeyRange): KeyRange => typeof range === "string" ? { key: range } : range
 
@@ -232,11 +233,14 @@ export const Operation = {
     key: string,
     value: string | Uint8Array,
     options?: { readonly lease?: bigint | undefined; readonly previousKv?: boolean | undefined }
-  ): PutOperation => ({ _tag: "Put", key, value, ...options }),
+  ): PutOperation => options === undefined ? { _tag: "Put", key, value } : { _tag: "Put", key, value, ...options },
   delete: (
     range: string | KeyRange,
     options?: { readonly previousKv?: boolean | undefined }
-  ): DeleteOperation => ({ _tag: "Delete", ...toRange(range), ...options }),
+  ): DeleteOperation =>
+    typeof range === "string" && options === undefined
+      ? { _tag: "Delete", key: range }
+      : { _tag: "Delete", ...toRange(range), ...options },
   range: (request: string | RangeRequest): RangeOperation => ({
     _tag: "Range",
     ...(typeof request === "string" ? { key: request } : request)

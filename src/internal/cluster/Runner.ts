@@ -60,7 +60,7 @@ interface Machine {
 export type ClaimError = EtcdError | IdsExhausted | Schema.SchemaError
 
 /** Its lease is for this one alone. */
-const unpooled: SlotOwner = { gone: () => {}, left: Effect.void }
+const unpooled: SlotOwner = { gone: () => {}, left: () => {} }
 
 const claimMachine = Effect.fnUntraced(function*(
   etcd: Etcd["Service"],

@@ -106,8 +106,10 @@ export const makeHolds = (
       return why === undefined ? Effect.void : Effect.fail(lossOf(why))
     }
     // What was released is not lost any more.
-    const lost = Effect.flatMap(slot.lost, (why) => released ? Effect.never : Effect.fail(lossOf(why)))
-    const assertHeld = Effect.suspend(() => Effect.flatMap(slot.loss, verdict))
+    const lost = Effect.suspend(() =>
+      Effect.flatMap(slot.lost, (why) => released ? Effect.never : Effect.fail(lossOf(why)))
+    )
+    const assertHeld = slot.judge(verdict)
     // What was lost before is not given back: whoever relied on it until now has to be told.
     const retire = () => {
       released ||= slot.lossUnsafe() === undefined
@@ -132,18 +134,15 @@ export const makeHolds = (
       assertHeld,
       // The second look is for what ended after the deadline but before its timer: a blocked event loop, a suspended machine.
       guard: (effect) =>
-        assertHeld.pipe(
-          Effect.andThen(unless(effect, (end: End<never, L>) =>
-            slot.whenLost((why) => {
-              if (!released) end(Exit.fail(lossOf(why)))
-            }))),
-          Effect.tap(() =>
-            Effect.flatMap(
-              slot.loss,
-              (loss) => loss === undefined || released ? Effect.void : Effect.fail(lossOf(loss))
-            )
-          )
-        ),
+        Effect.flatMap(assertHeld, () =>
+          Effect.flatMap(
+            unless(effect, (end: End<never, L>) =>
+              slot.whenLost((why) => {
+                if (!released) end(Exit.fail(lossOf(why)))
+              })),
+            (value) =>
+              slot.judge((loss) => loss === undefined || released ? Effect.succeed(value) : Effect.fail(lossOf(loss)))
+          )),
       fenced: (txn) => fenced(request, assertHeld, txn),
       retire
     }

@@ -12,7 +12,7 @@ import type { SessionPool, SlotRequest } from "../session/SessionPool.ts"
 import type { Slot } from "../session/Slots.ts"
 import { type Claimed, EntryLost } from "./entry.ts"
 import type { Place } from "./LocalQueue.ts"
-import { awaitHandover, successorOf } from "./Offer.ts"
+import { awaitHandover, heirsOf } from "./Offer.ts"
 
 /** An entry that is there, and what it entitles to begins now. */
 export interface Taken {
@@ -74,7 +74,7 @@ export class Attempt<E> {
     const { place, slot: { name } } = this.#request
     // Whoever lost it can take it again, and so can others here, though its scope is open.
     taken.slot.onLoss(() => place.leave())
-    taken.slot.onRelease(successorOf(name, place))
+    taken.slot.onRelease(heirsOf(name, place))
     return Effect.succeed(taken)
   }
 
@@ -145,7 +145,10 @@ export class Attempt<E> {
       this.#isOver = true
       this.onEnd?.(context)
       place.offer = undefined
-      const giveBack = Effect.onExit(this.#giveBack, () => Effect.sync(() => place.leave()))
+      const giveBack = Effect.onExitPrimitive(this.#giveBack, () => {
+        place.leave()
+        return undefined
+      })
       return this.#waiting === undefined ? giveBack : Effect.andThen(Fiber.interrupt(this.#waiting), giveBack)
     })
   }

@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type { TxnResult } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
-import { mayBeApplied, type Slot, type Successor } from "../session/Slots.ts"
+import { type Heirs, mayBeApplied, type Slot, type Successor } from "../session/Slots.ts"
 import { type Claimed, claimedBy, claimRequest } from "./entry.ts"
 import type { Place } from "./LocalQueue.ts"
 
@@ -24,8 +24,13 @@ export interface Offer {
 const isUnknown = (exit: Exit.Failure<TxnResult, EtcdError>): boolean =>
   exit.cause.reasons.some((reason) => reason._tag !== "Fail" || mayBeApplied(reason.error))
 
-/** To be asked in the step in which the key of the holder is deleted: from then on the next in line waits for the end of it. */
-export const successorOf = (path: string, place: Place) => (): Successor | undefined => {
+export const heirsOf = (path: string, place: Place): Heirs => ({
+  areThere: () => place.next() !== undefined,
+  choose: () => successorOf(path, place)
+})
+
+/** From now on the next in line waits for the end of the transaction. */
+const successorOf = (path: string, place: Place): Successor | undefined => {
   const offer = place.next()?.offer
   if (offer === undefined || offer.begun) return undefined
   const { label, outcome, slot } = offer

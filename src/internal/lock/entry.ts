@@ -227,7 +227,7 @@ const untilFirst = Effect.fnUntraced(function*(
   claimed: Claimed
 ): Effect.fn.Return<bigint, EtcdError | EntryLost> {
   const lookAgain = look(etcd, path, slot, claimed.token).pipe(
-    Effect.retry({ schedule: backoff, while: (error) => error !== EntryLost && isTransient(error) })
+    retryFailed({ schedule: backoff, while: (error) => error !== EntryLost && isTransient(error) })
   )
   let position = claimed.position
   while (position?._tag !== "First") {

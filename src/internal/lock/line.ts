@@ -8,6 +8,7 @@ import * as Random from "effect/Random"
 import * as Stream from "effect/Stream"
 import { Compare, type Etcd, type KeyValue, Operation, type RangeResult } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
+import { retryFailed } from "../retryFailed.ts"
 import { isTransient, type Slot } from "../session/Slots.ts"
 import { backoff, claiming, EntryLost, orLost, ownEntry, rangeOf, settle } from "./entry.ts"
 
@@ -106,7 +107,7 @@ const untilAdmitted = Effect.fnUntraced(function*(
   { ahead: first, token }: Claimed
 ): Effect.fn.Return<bigint, EtcdError | EntryLost> {
   const lookAgain = look(etcd, line, slot, token).pipe(
-    Effect.retry({ schedule: backoff, while: (error) => error !== EntryLost && isTransient(error) })
+    retryFailed({ schedule: backoff, while: (error) => error !== EntryLost && isTransient(error) })
   )
   let ahead = first ?? (yield* lookAgain)
   yield* warnOfEndless(ahead)

@@ -62,12 +62,16 @@ class Lane implements SlotOwner {
   lingering = false
   /** It takes no new keys. */
   retired = false
-  readonly left: Effect.Effect<void>
+  readonly #leave: (lane: Lane) => void
 
   constructor(ttl: Duration.Duration, leave: (lane: Lane) => void) {
     this.ttl = ttl
     this.seconds = Duration.toSeconds(ttl)
-    this.left = Effect.sync(() => leave(this))
+    this.#leave = leave
+  }
+
+  left(): void {
+    this.#leave(this)
   }
 
   gone(name: string): void {

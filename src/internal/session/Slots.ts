@@ -36,6 +36,8 @@ export interface Slot {
   readonly lossUnsafe: () => SlotLoss | undefined
   /** As `lossUnsafe`, after a beat where the machine seems to have been suspended. */
   readonly loss: Effect.Effect<SlotLoss | undefined>
+  /** Goes on by what `loss` says. */
+  readonly judge: <A, E, R>(then: (loss: SlotLoss | undefined) => Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
   /** No key is put for now: what is there under its name belongs to nobody. */
   readonly rest: () => void
   /** Ends the rest, in the step in which a key is put. `false`: no key may be put on this lease any more. */
@@ -46,8 +48,8 @@ export interface Slot {
   readonly lose: (why: SlotLoss) => void
   /** Deletes the key if it is still this one. Fails with `Ambiguous` when there was no answer in time; the session goes on. */
   readonly release: Effect.Effect<void, EtcdError>
-  /** Asked when the key is about to be deleted, in the same step: who comes next, if that is known. */
-  readonly onRelease: (choose: () => Successor | undefined) => void
+  /** Asked when the key is about to be deleted. */
+  readonly onRelease: (heirs: Heirs) => void
   /** A put of the key that is on its way, if there is one. None begins once the slot is being given back. */
   pending: Pending | undefined
   readonly isGivenBack: boolean
@@ -72,7 +74,14 @@ export interface SlotOwner {
   /** The key of the slot of this name is known to be gone for good. */
   readonly gone: (name: string) => void
   /** The slot is given back. */
-  readonly left: Effect.Effect<void>
+  readonly left: () => void
+}
+
+export interface Heirs {
+  /** Somebody may come next. */
+  readonly areThere: () => boolean
+  /** Who comes next: asked in the step in which the key is deleted. */
+  readonly choose: () => Successor | undefined
 }
 
 /** What is done in the transaction that deletes a key, or not at all. */
@@ -132,7 +141,7 @@ interface Shared {
   readonly deadlines: Deadlines
   readonly entries: Map<string, OwnSlot>
   /** Removals on their way, which end with the session. */
-  readonly removals: Set<Fiber.Fiber<void, EtcdError>>
+  readonly removals: Set<Fiber.Fiber<unknown, EtcdError>>
 }
 
 /** Fields and no closures, as there may be thousands: what is needed once, at the end, is made then. */
@@ -151,8 +160,8 @@ class OwnSlot implements Slot {
   #signal: Deferred.Deferred<SlotLoss> | undefined
   #atLoss: (() => void) | undefined
   #told: Set<(why: SlotLoss) => void> | undefined
-  #choose: (() => Successor | undefined) | undefined
-  #removal: Fiber.Fiber<void, EtcdError> | undefined
+  #heirs: Heirs | undefined
+  #removal: Fiber.Fiber<unknown, EtcdError> | undefined
   #isOver = false
 
   constructor(shared: Shared, session: LeaseSession, key: string, name: string, owner: SlotOwner) {
@@ -191,10 +200,14 @@ class OwnSlot implements Slot {
   }
 
   get loss(): Effect.Effect<SlotLoss | undefined> {
+    return this.judge(Effect.succeed)
+  }
+
+  judge<A, E, R>(then: (loss: SlotLoss | undefined) => Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
     return Effect.suspend(() =>
       this.session.suspectedUnsafe()
-        ? Effect.map(Effect.exit(this.session.check), () => this.lossUnsafe())
-        : Effect.succeed(this.lossUnsafe())
+        ? Effect.flatMap(Effect.exit(this.session.check), () => then(this.lossUnsafe()))
+        : then(this.lossUnsafe())
     )
   }
 
@@ -212,8 +225,8 @@ class OwnSlot implements Slot {
     this.createRevision = createRevision
   }
 
-  onRelease(choose: () => Successor | undefined): void {
-    this.#choose = choose
+  onRelease(heirs: Heirs): void {
+    this.#heirs = heirs
   }
 
   lose(why: SlotLoss): void {
@@ -241,15 +254,19 @@ class OwnSlot implements Slot {
   }
 
   get giveBack(): Effect.Effect<void> {
-    const released = Effect.catch(
-      this.release,
-      (error) => Effect.annotateLogs(Effect.logWarning("key not released yet", error), { key: this.key })
-    )
     return Effect.suspend(() => {
       this.isGivenBack = true
-      return Effect.andThen(
-        this.pending === undefined ? released : Effect.andThen(this.#withdrawn(this.pending), released),
-        this.#owner.left
+      const released = Effect.catch(
+        this.release,
+        (error) => Effect.annotateLogs(Effect.logWarning("key not released yet", error), { key: this.key })
+      )
+      const { pending } = this
+      return Effect.onExitPrimitive(
+        pending === undefined ? released : Effect.andThen(this.#withdrawn(pending), released),
+        () => {
+          this.#owner.left()
+          return undefined
+        }
       )
     })
   }
@@ -275,7 +292,7 @@ class OwnSlot implements Slot {
       const unheard = removal.addObserver((exit) => {
         stop?.()
         // Interrupted: the session closes, and its lease takes the key along.
-        resume(Exit.hasInterrupts(exit) ? Effect.void : exit)
+        resume(Exit.isSuccess(exit) || Exit.hasInterrupts(exit) ? Effect.void : Effect.failCause(exit.cause))
       })
       return Effect.sync(() => {
         stop?.()
@@ -284,7 +301,7 @@ class OwnSlot implements Slot {
     })
   }
 
-  #startRemoval(context: Context.Context<never>): Fiber.Fiber<void, EtcdError> {
+  #startRemoval(context: Context.Context<never>): Fiber.Fiber<unknown, EtcdError> {
     const { removals } = this.#shared
     const removal = this.#removal = Effect.runForkWith(context)(this.#remove)
     removals.add(removal)
@@ -293,35 +310,34 @@ class OwnSlot implements Slot {
   }
 
   /** Repeated until it is answered or the lease is over: the compare makes every repetition harmless. */
-  get #remove(): Effect.Effect<void, EtcdError> {
+  get #remove(): Effect.Effect<unknown, EtcdError> {
     const { etcd, patience } = this.#shared
-    const remove = retryFailed<EtcdError>({ schedule: retrySoon, while: isTransient })(
-      Effect.suspend(() =>
-        this.createRevision === undefined ? Effect.succeed(nothing) : deleteIf(etcd, this.key, this.createRevision)
+    const { createRevision } = this
+    const remove = createRevision === undefined ?
+      Effect.void :
+      retryFailed<EtcdError>({ schedule: retrySoon, while: isTransient })(
+        deleteIf(etcd, this.key, createRevision)
       )
-    )
-    const whole = this.#choose === undefined
-      ? remove
-      : Effect.flatMap(this.#handOver, (done) => done ? Effect.succeed(nothing) : remove)
-    return Effect.onExit(Effect.asVoid(whole), (exit) =>
-      Effect.sync(() => {
-        // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
-        if (Exit.isFailure(exit) && !Exit.hasInterrupts(exit)) this.session.distrust(this.key)
-        this.#isOver = true
-        // That the session ended is no answer.
-        patience.heardUnsafe(exit)
-        this.#leave()
-      }))
+    const whole: Effect.Effect<unknown, EtcdError> = createRevision !== undefined && this.#heirs?.areThere() === true
+      ? Effect.flatMap(this.#handOver(this.#heirs, createRevision), (done) => done ? Effect.void : remove)
+      : remove
+    return Effect.onExitPrimitive(whole, (exit) => {
+      // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
+      if (Exit.isFailure(exit) && !Exit.hasInterrupts(exit)) this.session.distrust(this.key)
+      this.#isOver = true
+      // That the session ended is no answer.
+      patience.heardUnsafe(exit)
+      this.#leave()
+      return undefined
+    })
   }
 
   // Chosen within, so that its end is told whatever happens. Unless all of it was done the key is deleted as always.
-  get #handOver(): Effect.Effect<boolean> {
-    if (this.#choose === undefined) return Effect.succeed(false)
+  #handOver(heirs: Heirs, createRevision: bigint): Effect.Effect<boolean> {
     let successor: Successor | undefined
     return Effect.suspend(() => {
-      const { createRevision } = this
-      successor = createRevision === undefined ? undefined : this.#choose?.()
-      return successor === undefined || createRevision === undefined
+      successor = heirs.choose()
+      return successor === undefined
         ? Effect.succeed(nothing)
         : Effect.map(this.#shared.etcd.txn(withSuccessor(this.key, createRevision, successor)), withoutDelete)
     }).pipe(
