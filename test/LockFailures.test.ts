@@ -152,6 +152,32 @@ describe("Lock, when something fails beside it", () => {
       assert.isBelow(leases.filter((lease) => lease.deref() !== undefined).length, 5)
     }))
 
+  it.effect("a lease that is used again stays, and ends one TTL after its last user", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { etcd } = yield* world.client
+      const granted: Array<bigint> = []
+      const revoked: Array<bigint> = []
+      const pool = yield* makeSessionPool({
+        ...etcd,
+        leaseGrant: (ttl) => Effect.tap(etcd.leaseGrant(ttl), ({ id }) => Effect.sync(() => granted.push(id))),
+        leaseRevoke: (id) => Effect.tap(etcd.leaseRevoke(id), () => Effect.sync(() => revoked.push(id)))
+      }, "")
+      const use = Effect.scoped(pool.slot({ ttl: Duration.seconds(10), name: "job", key: String }))
+      yield* use
+      for (let i = 0; i < 5; i++) {
+        yield* TestClock.adjust("9 seconds")
+        yield* use
+      }
+      assert.strictEqual(granted.length, 1)
+      yield* TestClock.adjust("9 seconds")
+      assert.deepStrictEqual(revoked, [])
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(revoked, granted)
+      yield* use
+      assert.strictEqual(granted.length, 2)
+    }))
+
   it.effect("closing the layer in a partition takes one request timeout, however many leases there are", () =>
     Effect.gen(function*() {
       const world = yield* makeWorld
