@@ -1,6 +1,6 @@
 /**
  * The lease of a runner is lost in every state that its storage can be in: at each step of registering, acquiring, refreshing and releasing
- * it is revoked, its keys are deleted, or it is cut off, or its answers, for longer than a lease lives.
+ * it is revoked, its keys are deleted, or it is cut off, or its answers, or its renewals, for longer than a lease lives.
  */
 import { assert, describe, it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
@@ -37,6 +37,12 @@ const [a, b] = [addressOf(1), addressOf(2)]
 const wanted = shardsTo(3)
 const keyOf = (shard: ShardId.ShardId) => `/cluster/shards/${shard.group}/${shard.id}`
 
+interface Disturbance {
+  readonly lost: "request" | "response"
+  /** Of everything else nothing is. */
+  readonly only?: string
+}
+
 const makeScenario = Effect.gen(function*() {
   const world = yield* makeWorld
   const clock = yield* Clock.Clock
@@ -46,15 +52,16 @@ const makeScenario = Effect.gen(function*() {
     return { link: made.link, storage: Context.get(made.context, RunnerStorage), close: Scope.close(scope, Exit.void) }
   })
   const [one, other] = [yield* client, yield* client]
-  let disturbed: { readonly at: bigint; readonly lost: "request" | "response" } | undefined
-  yield* one.link.setFate(() =>
-    disturbed === undefined || clock.monotonicTimeNanosUnsafe() > disturbed.at + outage
+  let disturbed: Disturbance & { readonly at: bigint } | undefined
+  yield* one.link.setFate((operation) =>
+    disturbed === undefined || clock.monotonicTimeNanosUnsafe() > disturbed.at + outage ||
+      (disturbed.only ?? operation) !== operation
       ? { request: "30 millis", response: "30 millis" }
       : { [disturbed.lost]: "lost" }
   )
   const scenario = { world, one, other, lost: false, lies: new Array<string>() }
-  const disturb = (lost: "request" | "response") => () => {
-    disturbed = { at: clock.monotonicTimeNanosUnsafe(), lost }
+  const disturb = (how: Disturbance) => () => {
+    disturbed = { ...how, at: clock.monotonicTimeNanosUnsafe() }
     scenario.lost = true
   }
   const loss = {
@@ -66,8 +73,9 @@ const makeScenario = Effect.gen(function*() {
       world.store.txn({ success: [Operation.delete({ prefix: "/cluster/" })] })
       scenario.lost = true
     },
-    "cut off": disturb("request"),
-    "without answers": disturb("response")
+    "cut off": disturb({ lost: "request" }),
+    "without answers": disturb({ lost: "response" }),
+    "without renewals": disturb({ lost: "request", only: "leaseKeepAlive" })
   }
   return Object.assign(scenario, { loss })
 })
@@ -158,7 +166,7 @@ const makeSharding = (
 const rest = Effect.sleep(interval)
 
 describe("the storage of a runner whose lease is, at any step,", () => {
-  for (const how of ["revoked", "with its keys deleted", "cut off", "without answers"] as const) {
+  for (const how of ["revoked", "with its keys deleted", "cut off", "without answers", "without renewals"] as const) {
     const isByHand = how === "revoked" || how === "with its keys deleted"
     it.effect(
       `${how}: nothing is told that is not true, all is taken again, and nothing stays`,
