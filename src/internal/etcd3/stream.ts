@@ -75,8 +75,9 @@ export const makeDuplex = <Request, Response>(
         return end(Code.INTERNAL, details)
       }
       listener.heard()
-      readOn()
+      // Whoever waits for it does not wait for that, too.
       wake()
+      readOn()
     },
     onReceiveStatus: ({ code, details }) =>
       finish(code === Code.OK ? { code: Code.UNAVAILABLE, details: "the server ended the stream" } : { code, details })
@@ -94,15 +95,16 @@ export const makeDuplex = <Request, Response>(
     })
   })
 
-  const read: Effect.Effect<Arr.NonEmptyReadonlyArray<Response>, Status> = Effect.suspend(() => {
+  const take: Effect.Effect<Arr.NonEmptyReadonlyArray<Response>, Status> = Effect.suspend(() => {
     const messages = arrived
     if (Arr.isArrayNonEmpty(messages)) {
       arrived = []
       if (!reading) readOn()
       return Effect.succeed(messages)
     }
-    return ended === undefined ? Effect.flatMap(changed, () => read) : Effect.fail(ended)
+    return ended === undefined ? waiting : Effect.fail(ended)
   })
+  const waiting = Effect.flatMap(changed, () => take)
 
   return {
     write: (request) => {
@@ -114,7 +116,7 @@ export const makeDuplex = <Request, Response>(
       }
       if (!sending) send()
     },
-    read,
+    read: take,
     end,
     cancel: () => {
       end(Code.CANCELLED, "Cancelled on client")

@@ -23,6 +23,7 @@ import type { Authenticated } from "./token.ts"
 const silence = Duration.seconds(4.5)
 
 type Responses = Duplex<IWatchRequest, IWatchResponse>
+type Items = Arr.NonEmptyReadonlyArray<WatchItem>
 
 export const makeWatch = (connection: Connection, authenticated: Authenticated, dialTimeout: Duration.Duration) => {
   const fail = (status: Status) => Effect.fail(connection.error("watch", status))
@@ -83,15 +84,19 @@ export const makeWatch = (connection: Connection, authenticated: Authenticated, 
             reason: new Compacted({ compactRevision: BigInt(response.compact_revision) })
           })
 
-      return Stream.fromPull(Effect.succeed(Effect.gen(function*() {
-        while (true) {
-          // What came before the end is delivered before it.
-          if (failure !== undefined) return yield* failure
-          const items = accept(arrived ?? (yield* Effect.catch(read, fail)))
-          arrived = undefined
-          if (Arr.isReadonlyArrayNonEmpty(items)) return items
-        }
-      })))
+      const hand = (responses: ReadonlyArray<IWatchResponse>): Effect.Effect<Items, EtcdError> => {
+        const items = accept(responses)
+        return Arr.isReadonlyArrayNonEmpty(items) ? Effect.succeed(items) : next
+      }
+      const further = Effect.flatMap(Effect.catch(read, fail), hand)
+      const next: Effect.Effect<Items, EtcdError> = Effect.suspend(() => {
+        // What came before the end is delivered before it.
+        if (failure !== undefined) return Effect.fail(failure)
+        const first = arrived
+        arrived = undefined
+        return first === undefined ? further : hand(first)
+      })
+      return Stream.fromPull(Effect.succeed(next))
     }))
 }
 
@@ -120,14 +125,15 @@ const attended = Effect.fnUntraced(function*(stream: Responses) {
     }
   }))
 
-  const done = Effect.sync(() => {
+  const done = () => {
     waitingSince = undefined
-  })
+    return undefined
+  }
   return {
     read: Effect.suspend(() => {
       waitingSince = clock.monotonicTimeNanosUnsafe()
       asked = false
-      return Effect.onExit(stream.read, () => done)
+      return Effect.onExitPrimitive(stream.read, done)
     })
   }
 })
