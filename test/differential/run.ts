@@ -142,11 +142,16 @@ export const runSequence = (
     const opened = yield* Deferred.make<void>()
     const live = yield* Effect.forkChild(
       // What was before is read when the event is sent, which may be after a compaction: so nothing previous here.
-      watch({ startRevision: start + 1n }, () => Deferred.succeed(opened, undefined))
+      watch({ startRevision: start + 1n }, ({ _tag }) =>
+        _tag === "Batch" ? Deferred.succeed(opened, undefined) : Effect.void)
     )
+    // Until it has caught up with what was before it, a compaction would end it.
+    yield* etcd.txn({ success: [Operation.put(`${prefix}begin`, "")] })
     yield* Deferred.await(opened)
     const answers: Array<unknown> = []
-    for (const command of commands) answers.push(yield* execute(command))
+    for (const command of commands) {
+      answers.push(yield* execute(command))
+    }
     const after = yield* Effect.forkChild(Effect.all([
       watchFrom(start),
       watchFrom(lastCompacted ?? start),
