@@ -125,9 +125,13 @@ export const makeSessionPool = Effect.fnUntraced(function*(
       )
     }).pipe(Effect.ensuring(Effect.sync(() => all.delete(lane))))
 
-  /** Nobody waits for the revoke but the pool, when it ends. */
+  /**
+   * Nobody waits for the revoke but the pool, when it ends. Not at once: who moves to another lease puts his key there first, in one step
+   * with the end of the old one, which the revoke would delete.
+   */
   const closeUnsafe = (lane: Lane): void => {
-    const fiber = Effect.runForkWith(context)(close(lane))
+    retire(lane)
+    const fiber = Effect.runForkWith(context)(Effect.andThen(Effect.yieldNow, close(lane)))
     closing.add(fiber)
     fiber.addObserver(() => closing.delete(fiber))
   }
