@@ -81,6 +81,10 @@ const search = async (): Promise<boolean> => {
   const progress = makeProgress(skip)
   await runJobs(progress.left(jobsOf(names, base, seeds, { variant: options.variant })), (report) => {
     runs += report.runs
+    // At once: a long run may be stopped before its end.
+    for (const { detail, property, scenario, seed } of report.failures) {
+      say(`FAILED ${scenario} seed ${seed}: ${property}: ${detail}`)
+    }
     failures.push(...report.failures)
     const played = progress.done(report.job)
     if (Math.floor(runs / 10_000) > told) {

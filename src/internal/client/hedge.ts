@@ -30,7 +30,8 @@ export const makeHedge = Effect.fnUntraced(function*(
   let watching = false
 
   const watch = Effect.gen(function*() {
-    for (const asked of waiting) {
+    // No iterator lives through a sleep: it would keep all that has been in the set meanwhile.
+    for (let [asked] = waiting; asked !== undefined; [asked] = waiting) {
       yield* Effect.sleep(Duration.nanos(asked.since + patience - clock.monotonicTimeNanosUnsafe()))
       if (waiting.delete(asked)) asked.again()
     }

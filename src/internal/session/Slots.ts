@@ -377,7 +377,8 @@ class Deadlines {
 
   get #watch(): Effect.Effect<void> {
     return Effect.gen({ self: this }, function*() {
-      for (const waiting of this.#waiting) {
+      // No iterator lives through a sleep: it would keep all that has been in the set meanwhile.
+      for (let [waiting] = this.#waiting; waiting !== undefined; [waiting] = this.#waiting) {
         yield* sleepUntil(this.#clock, waiting.until)
         if (!this.#waiting.delete(waiting)) continue
         this.#patience.ranOutUnsafe(this.#clock.monotonicTimeNanosUnsafe())
