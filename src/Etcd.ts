@@ -275,6 +275,8 @@ export interface LeaseStatus {
   readonly remaining: Duration.Duration
   /** The keys that live on the lease. */
   readonly keys: ReadonlyArray<string>
+  /** Of the store, as far as the member that was asked knows it: others may be ahead of it. */
+  readonly revision: bigint
 }
 
 // -----------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -55,7 +56,7 @@ const fake = (overrides: Partial<Transport>): Transport => ({
   leaseGrant: (_, ttl) => Effect.succeed({ ttl, exists: false }),
   leaseKeepAlive: () => Effect.succeed(Duration.seconds(10)),
   leaseRevoke: () => Effect.void,
-  leaseTimeToLive: () => Effect.succeed({ remaining: Duration.seconds(10), keys: [] }),
+  leaseTimeToLive: () => Effect.succeed({ remaining: Duration.seconds(10), keys: [], revision: 1n }),
   watch: () => Stream.never,
   members: Effect.succeed([]),
   ...overrides
@@ -326,7 +327,7 @@ describe("namespace", () => {
               ]
             }
           }),
-        leaseTimeToLive: () => Effect.succeed({ remaining: Duration.zero, keys: ["ns/k", "other/k"] }),
+        leaseTimeToLive: () => Effect.succeed({ remaining: Duration.zero, keys: ["ns/k", "other/k"], revision: 7n }),
         watch: (request) => {
           watches.push(request)
           return Stream.make<Array<WatchItem>>(
@@ -535,6 +536,38 @@ describe("watch from a revision", () => {
       const { etcd } = yield* restored({ reopenedAt: 7n, readAt: 12n })
       const seen = yield* inTime(etcd.watch({ key: "/a", startRevision: 5n }).pipe(Stream.take(4), Stream.runCollect))
       assert.deepStrictEqual(seen, [opened(10n), batch(11n), batch(12n), opened(7n)])
+    }))
+
+  it.effect("notices a store that went back behind what the client was told elsewhere, once", () =>
+    Effect.gen(function*() {
+      const cuts = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+      let opens = 0
+      let revision = 4n
+      const etcd = yield* make({
+        range: () => Effect.sync(() => ({ ...answer, revision })),
+        txn: () => Effect.sync(() => ({ ...done, revision })),
+        watch: () =>
+          Stream.suspend(() => {
+            const cut = cuts[opens++]
+            return Stream.concat(
+              Stream.make(opened(revision)),
+              cut === undefined ? Stream.never : Stream.fromEffectDrain(Effect.andThen(Deferred.await(cut), dropped))
+            )
+          })
+      })
+      const watch = etcd.watch({ key: "/a", startRevision: 5n })
+      const watching = Effect.forkChild(reasonOf(Stream.runDrain(watch)), { startImmediately: true })
+      const [one, other] = yield* Effect.all([watching, watching])
+      revision = 9n
+      yield* etcd.txn(put)
+      // What neither of them has seen is lost.
+      revision = 6n
+      yield* Effect.forEach(cuts, (cut) => Deferred.succeed(cut, undefined))
+      const reasons = yield* inTime(Effect.all([Fiber.join(one), Fiber.join(other)]))
+      const lost = new HistoryLost({ expected: 9n, actual: 6n })
+      assert.deepStrictEqual(reasons, [lost, lost])
+      const seen = yield* inTime(etcd.watch({ key: "/a", startRevision: 7n }).pipe(Stream.take(1), Stream.runCollect))
+      assert.deepStrictEqual(seen, [opened(6n)])
     }))
 
   it.effect("takes the revision before its start as seen", () =>

@@ -619,4 +619,19 @@ describe("Lock, when something fails beside it", () => {
       yield* holder.unlock
       yield* within("1 second", Effect.scoped(one.lock.tryAcquire("job")))
     }))
+
+  it.effect("a holder is told when a restored snapshot knows of an older entry of his alone", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { lock } = yield* world.client
+      const earlier = yield* lock.acquire("job", { ttl: "9 seconds" })
+      const snapshot = world.store.snapshot()
+      yield* earlier.unlock
+      const handle = yield* lock.acquire("job", { ttl: "9 seconds" })
+      assert.strictEqual(handle.entryKey, earlier.entryKey)
+      world.store.restore(snapshot)
+      const lost = yield* within("4 seconds", Effect.flip(handle.lost))
+      assert.strictEqual(lost.why, "Deleted")
+      yield* within("1 second", Effect.scoped(lock.tryAcquire("job", { ttl: "9 seconds" })))
+    }))
 })

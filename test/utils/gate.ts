@@ -47,7 +47,7 @@ export const makeGate = () => {
     leaseGrant: (_, ttl) => Effect.succeed({ ttl, exists: false }),
     leaseKeepAlive: () => Effect.succeed(Duration.seconds(10)),
     leaseRevoke: () => Effect.void,
-    leaseTimeToLive: () => Effect.succeed({ remaining: Duration.seconds(10), keys: [] }),
+    leaseTimeToLive: () => Effect.succeed({ remaining: Duration.seconds(10), keys: [], revision: 1n }),
     watch: () => Stream.never,
     members: Effect.succeed([])
   }

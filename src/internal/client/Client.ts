@@ -14,6 +14,7 @@ import type { Transport } from "../Transport.ts"
 import { type Batching, makeBatching } from "./batching.ts"
 import { healthOf } from "./health.ts"
 import { makeHedge } from "./hedge.ts"
+import { History } from "./history.ts"
 import { withNamespace } from "./namespace.ts"
 import {
   isReadOnly,
@@ -42,6 +43,7 @@ export const makeEtcd = Effect.fnUntraced(function*(
   yield* Effect.addFinalizer(() => Deferred.fail(closed, new EtcdError({ operation: "close", reason: new Closed({}) })))
   const untilClosed = Deferred.await(closed)
 
+  const history = new History()
   const ask = yield* makeHedge(settings)
   const batching = yield* makeBatching(inner, ask, settings.batching ?? "all")
   const transport = withNamespace(guard(batching, closed), settings.namespace)
@@ -76,6 +78,18 @@ export const makeEtcd = Effect.fnUntraced(function*(
     return yield* granting(attempt)
   })
 
+  /** As `named`, of what tells the revision of the store. */
+  const seen =
+    (operation: string, key: string | undefined) =>
+    <A extends { readonly revision: bigint }, R>(effect: Effect.Effect<A, EtcdError, R>) =>
+      Effect.mapBoth(effect, {
+        onFailure: (error) => rename(error, operation, key),
+        onSuccess: (answer) => {
+          history.saw(answer.revision)
+          return answer
+        }
+      })
+
   const leaseRevoke = (id: bigint): Effect.Effect<void, EtcdError> =>
     Effect.suspend(() => {
       let unanswered = false
@@ -96,8 +110,8 @@ export const makeEtcd = Effect.fnUntraced(function*(
     })
 
   return {
-    range: (request) => transport.range(request).pipe(read, named("range", rangeKey(request))),
-    txn: (request) => transport.txn(request).pipe(isReadOnly(request) ? read : write, named("txn", txnKey(request))),
+    range: (request) => transport.range(request).pipe(read, seen("range", rangeKey(request))),
+    txn: (request) => transport.txn(request).pipe(isReadOnly(request) ? read : write, seen("txn", txnKey(request))),
     leaseGrant: (ttl) => leaseGrant(ttl).pipe(named("leaseGrant")),
     leaseKeepAlive: (id) => transport.leaseKeepAlive(id).pipe(read, named("leaseKeepAlive")),
     leaseRevoke: (id) => leaseRevoke(id).pipe(named("leaseRevoke")),
@@ -107,7 +121,7 @@ export const makeEtcd = Effect.fnUntraced(function*(
       if ("key" in request && request.key === "") return Stream.fail(withoutKey)
       const items = request.startRevision === undefined
         ? watchNow(transport, request)
-        : watchFrom(transport, request, request.startRevision, untilClosed)
+        : watchFrom(transport, request, request.startRevision, untilClosed, history)
       return Stream.mapError(items, (error) => rename(error, "watch", rangeKey(request)))
     },
     health: health({}, healthOf(transport).pipe(read, Effect.mapError((error) => rename(error, "health", undefined)))),

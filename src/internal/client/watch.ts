@@ -14,6 +14,7 @@ import type { WatchItem, WatchRequest } from "../../Etcd.ts"
 import { EtcdError, HistoryLost, Unavailable } from "../../EtcdError.ts"
 import * as Telemetry from "../Telemetry.ts"
 import type { Transport } from "../Transport.ts"
+import type { History } from "./history.ts"
 
 /** Jittered, so that the clients of a restarted server do not come back in step. `Stream.retry` starts it anew once a watch has opened. */
 const backoff = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("2 seconds")]).pipe(Schedule.jittered)
@@ -40,13 +41,15 @@ export const watchFrom = (
   transport: Transport,
   request: WatchRequest,
   startRevision: bigint,
-  untilClosed: Effect.Effect<never, EtcdError>
+  untilClosed: Effect.Effect<never, EtcdError>,
+  history: History
 ): Stream.Stream<WatchItem, EtcdError> =>
   Stream.fromChannel(Channel.fromTransform((_upstream, scope) =>
     Effect.gen(function*() {
       let next = startRevision
       // Whoever asks for a start has seen the revision before it.
       let seen = startRevision - 1n
+      const known = history.loss
       let interrupted = false
       const { leave, pullOf } = makeConnections(scope)
       let delay: ((error: EtcdError) => Pull.Pull<unknown, never, unknown>) | undefined
@@ -63,20 +66,21 @@ export const watchFrom = (
       }).pipe(Effect.uninterruptible)
       yield* Scope.addFinalizer(scope, resume)
 
+      const historyLost = (reason: HistoryLost) => new EtcdError({ operation: "watch", reason })
       const opened = Effect.fnUntraced(function*(revision: bigint) {
-        if (revision < seen) {
+        const { latest } = history
+        if (history.loss === known && (revision < latest || revision < seen)) {
           // The server may only lag behind. A linearizable read of what may be read anyway says what the store's revision is.
           const { startRevision: _, previousKv: __, ...range } = request
-          const actual = yield* transport.range({ ...range, limit: 1, keysOnly: true })
-          if (actual.revision < seen) {
-            return yield* new EtcdError({
-              operation: "watch",
-              reason: new HistoryLost({ expected: seen, actual: actual.revision })
-            })
-          }
-        } else {
-          seen = revision
+          const { revision: actual } = yield* transport.range({ ...range, limit: 1, keysOnly: true })
+          if (history.loss === known && actual < latest) history.lost(actual)
+          // A start that nobody in this client has seen is no measure for the others.
+          else if (actual < seen) return yield* historyLost(new HistoryLost({ expected: seen, actual }))
         }
+        // Another watch can have found out.
+        if (history.loss !== undefined && history.loss !== known) return yield* historyLost(history.loss)
+        if (revision > seen) seen = revision
+        history.saw(revision)
         if (interrupted) yield* Effect.andThen(resume, Telemetry.watchReopened)
       })
 
@@ -86,6 +90,7 @@ export const watchFrom = (
         if (item.revision < next) return false
         next = item.revision + 1n
         if (item.revision > seen) seen = item.revision
+        history.saw(item.revision)
         return true
       }
 

@@ -179,7 +179,7 @@ export const rangeResult = (response: IRangeResponse): RangeResult => ({
 })
 
 /** Answers inside of nested transactions come without a header. */
-const headerRevision = (response: { readonly header: { readonly revision: string } | null }): bigint =>
+export const headerRevision = (response: { readonly header: { readonly revision: string } | null }): bigint =>
   BigInt(response.header?.revision ?? 0)
 
 /** Of a `txnCall`: what its caller did not ask for is not in it. */

@@ -20,6 +20,7 @@ import type { Transport } from "../Transport.ts"
 import { type ConnectionSettings, makeConnection } from "./connection.ts"
 import { makeKeepAlive } from "./lease.ts"
 import {
+  headerRevision,
   memberHealth,
   putAnswer,
   putCall,
@@ -103,7 +104,11 @@ export const makeTransport = Effect.fnUntraced(function*(
       ).pipe(
         // -1: no such lease.
         Effect.filterOrFail(({ TTL }) => Number(TTL) >= 0, () => leaseNotFound),
-        Effect.map(({ TTL, keys }) => ({ remaining: Duration.seconds(Number(TTL)), keys: keys.map(decodeKey) })),
+        Effect.map((answer) => ({
+          remaining: Duration.seconds(Number(answer.TTL)),
+          keys: answer.keys.map(decodeKey),
+          revision: headerRevision(answer)
+        })),
         failsAs("leaseTimeToLive", id)
       ),
 

@@ -236,7 +236,8 @@ export class Store {
     if (lease === undefined) return Result.fail(new LeaseNotFound({ leaseId: id }))
     return Result.succeed({
       remaining: seconds((lease.deadline - this.clock.monotonicTimeNanosUnsafe()) / second),
-      keys: [...lease.keys].sort().map(fromRaw)
+      keys: [...lease.keys].sort().map(fromRaw),
+      revision: this.revision
     })
   }
 

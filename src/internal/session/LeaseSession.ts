@@ -108,9 +108,13 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
   const inspect = Effect.gen(function*() {
     if (!slots.areUsed() && distrusted.size === 0) return
     const expected = slots.expected()
-    const onLease = new Set((yield* etcd.leaseTimeToLive(lease.id)).keys)
-    // A late write can put a key of the same name there, after somebody deleted the one that is relied on.
-    const doubtful = expected.filter(({ slot }) => !onLease.has(slot.key) || distrusted.has(slot.key))
+    const { keys, revision } = yield* etcd.leaseTimeToLive(lease.id)
+    const onLease = new Set(keys)
+    // A late write can put a key of the same name there, after somebody deleted the one that is relied on. So does an older snapshot that is
+    // restored, whose revision is below that of the key, unless the member that was asked is only behind.
+    const doubtful = expected.filter(({ createRevision, slot }) =>
+      !onLease.has(slot.key) || distrusted.has(slot.key) || createRevision > revision
+    )
     for (const { createRevision, slot } of doubtful) {
       const kv = yield* readKey(slot.key)
       // It may have been released meanwhile.
