@@ -32,7 +32,9 @@ export const leaseContract = (it: ContractTests): void => {
       yield* put(`${prefix}moves`, "", { lease: two.id })
       yield* put(`${prefix}leaves`, "")
       yield* remove(`${prefix}goes`)
-      const { keys: held, remaining } = yield* status(one.id)
+      const now = (yield* etcd.range({ key: prefix })).revision
+      const { keys: held, remaining, revision } = yield* status(one.id)
+      assert.isTrue(revision >= now)
       assert.deepStrictEqual([...held].sort(), [`${prefix}stays`, `${prefix}\udcff`].sort())
       assert.isTrue(Duration.isLessThanOrEqualTo(remaining, Duration.seconds(100)))
       assert.isTrue(Duration.isGreaterThan(remaining, Duration.seconds(80)))
