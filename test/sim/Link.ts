@@ -137,8 +137,12 @@ export class Link {
     const isLost = way !== "stream" &&
       this.random.chance(way === "request" ? weather.requestLoss : weather.responseLoss)
     let delay = this.delay()
+    let isOver = () => false
     if (way === "request" && this.random.chance(weather.late)) {
       delay += Math.floor(Duration.toMillis(this.timeout) * (1 + this.random.next()) * millis)
+      // A member of the cluster holds it up: one that is restored from a snapshot has other members.
+      const { histories } = this.server
+      isOver = () => this.server.histories !== histories
     }
     if (way === "response") delay += Math.floor(weather.slowAnswers * (0.3 + 0.7 * this.random.next()) * millis)
     if (this.stale) {
@@ -147,6 +151,7 @@ export class Link {
     }
     if (isLost) return
     this.timeline.after(delay, () => {
+      if (isOver()) return
       if (this.partitions > 0) this.held.push(deliver)
       else deliver()
     })
