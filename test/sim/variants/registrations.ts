@@ -28,11 +28,27 @@ export const givesWayToGhosts: Variant = knowing((etcd, isOwn) => ({
     }))
 }))
 
-/** Waits for the end of whoever is there, however long he goes on. */
-export const neverGivesWay: Variant = knowing((etcd, isOwn) => ({
-  leaseTimeToLive: (id) =>
-    Effect.map(
-      etcd.leaseTimeToLive(id),
-      (lease) => isOwn(id) ? lease : { ...lease, remaining: Duration.times(lease.remaining, 100) }
-    )
-}))
+/** Where it has been itself, whoever is there now was there before, and has ended: it waits for his end, however long he goes on. */
+export const neverGivesWay: Variant = knowing((etcd, isOwn) => {
+  const put = new Set<string>()
+  return {
+    txn: (request) =>
+      Effect.tap(etcd.txn(request), ({ succeeded }) =>
+        Effect.sync(() => {
+          if (!succeeded) return
+          for (const operation of request.success ?? []) if (operation._tag === "Put") put.add(operation.key)
+        })),
+    range: (request) =>
+      Effect.map(etcd.range(request), (result) => ({
+        ...result,
+        kvs: "key" in request && put.has(request.key)
+          ? result.kvs.map((kv): KeyValue => isOwn(kv.lease) ? kv : { ...kv, modRevision: 1n })
+          : result.kvs
+      })),
+    leaseTimeToLive: (id) =>
+      Effect.map(
+        etcd.leaseTimeToLive(id),
+        (lease) => isOwn(id) ? lease : { ...lease, remaining: Duration.times(lease.remaining, 100) }
+      )
+  }
+})
