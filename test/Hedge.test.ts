@@ -6,6 +6,8 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import { TestClock } from "effect/testing"
+import * as V8 from "node:v8"
+import * as Vm from "node:vm"
 import { EtcdError, Unavailable } from "../src/EtcdError.ts"
 import { makeHedge } from "../src/internal/client/hedge.ts"
 
@@ -22,6 +24,26 @@ const makeAttempt = (...answers: ReadonlyArray<Effect.Effect<string, EtcdError>>
   }).pipe(Effect.onInterrupt(() => Effect.map(Clock.currentTimeMillis, (now) => void interrupted.push(now))))
   return { attempt, asked, interrupted }
 }
+
+V8.setFlagsFromString("--expose-gc")
+const collectGarbage: () => void = Vm.runInNewContext("gc")
+
+describe("the timer of reads", () => {
+  it.effect("keeps nothing of those that were answered while it sleeps for another one", () =>
+    Effect.gen(function*() {
+      const hedge = yield* makeHedge(settings)
+      const waiting = yield* Effect.forkChild(hedge(Effect.never), { startImmediately: true })
+      const answered = yield* Effect.forEach(Array.from({ length: 2000 }), () =>
+        Effect.suspend(() => {
+          const page = { bytes: new Uint8Array(1000) }
+          return Effect.as(hedge(Effect.as(Effect.yieldNow, page)), new WeakRef(page))
+        }), { concurrency: 50 })
+      yield* Effect.promise(() => new Promise((resolve) => setImmediate(resolve)))
+      collectGarbage()
+      assert.isBelow(answered.filter((page) => page.deref() !== undefined).length, 100)
+      yield* Fiber.interrupt(waiting)
+    }))
+})
 
 describe("a read that is not answered for two seconds", () => {
   it.effect("is asked again at its own time, whoever else waits or has been answered", () =>
