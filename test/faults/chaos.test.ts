@@ -161,9 +161,9 @@ const run = Effect.fnUntraced(function*(version: EtcdVersion, seconds: number) {
   row("what callers were told", "", [...failures].sort().map(([name, times]) => `${name} ${times}`).join(", "), true)
   assert.deepStrictEqual(problems, [], `seed ${random.seed}`)
   assert.deepStrictEqual(unhandled, [])
-  // It was a load, and there were faults. (On a machine whose own load was 22, 814 writes and 118 holds in 90 s.)
-  assert.isAbove(writes.filter(({ outcome }) => outcome === "acknowledged").length, seconds * 3)
-  assert.isAbove(holds.length, seconds / 3)
+  // It was a load, and there were faults.
+  assert.isAbove(writes.filter(({ outcome }) => outcome === "acknowledged").length, seconds * 10)
+  assert.isAbove(holds.length, seconds)
   if (seconds >= 60) assert.isAbove(lost, 0)
 })
 
