@@ -49,8 +49,7 @@ export class Output extends Context.Service<Output, {
 
 /** On one line, without sequences that a terminal would obey: keys and values are somebody else's. */
 export const printable = (text: string): string =>
-  // oxlint-disable-next-line no-control-regex -- that is what is looked for
-  text.replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`)
+  text.replaceAll(/\p{Cc}/gu, (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`)
 
 export const toLine = (value: Json): string =>
   JSON.stringify(value, (_, part: unknown) => typeof part === "bigint" ? part.toString() : part)

@@ -128,8 +128,7 @@ const drawn = <A, E extends { readonly _tag: string }, R>(view: View<A, E, R>, o
 const clip = (line: string, width: number): string => {
   let columns = 0
   let end = 0
-  // oxlint-disable-next-line no-control-regex -- that is what is looked for
-  for (const [part] of line.matchAll(/\u001b\[\d*m|./gsu)) {
+  for (const [part] of line.matchAll(/\p{Cc}\[\d*m|./gsu)) {
     if (!part.startsWith("\u001b") && ++columns > width) return `${line.slice(0, end)}\u001b[0m`
     end += part.length
   }

@@ -30,7 +30,7 @@ export class Viewed<A> implements Observer {
     this.#state = state
     if (this.#last === undefined) return
     if ((this.#changes.length + changes.length) * maxPart <= HashMap.size(state.kvs) + maxPart) {
-      this.#changes.push(...changes)
+      for (const change of changes) this.#changes.push(change)
     } else {
       this.#last = undefined
       this.#changes = []
