@@ -87,6 +87,25 @@ describe("requests that are made together", () => {
       assert.deepStrictEqual(txns[2]?.request, put("e"))
     }))
 
+  it.effect("those who were answered together ask again together, of whatever kind", () =>
+    Effect.gen(function*() {
+      const { etcd, ranges, submit, txns } = yield* make()
+      yield* submit(put("first"))
+      for (const name of ["a", "b", "c"]) {
+        yield* Effect.forkChild(
+          etcd.txn(put(name)).pipe(Effect.andThen(etcd.txn(remove(name))), Effect.andThen(etcd.range({ key: name }))),
+          { startImmediately: true }
+        )
+      }
+      txns[0]?.answer(Exit.succeed(done))
+      assert.deepStrictEqual(txns.map(({ request }) => written(request)), ["first", "a b c"])
+      txns[1]?.answer(Exit.succeed(answerOf(txns[1].request)))
+      assert.deepStrictEqual(txns.slice(2).map(({ request }) => written(request)), ["a b c"])
+      txns[2]?.answer(Exit.succeed(answerOf(txns[2].request)))
+      assert.strictEqual(ranges.length, 0)
+      assert.strictEqual(txns[3]?.request.success?.length, 3)
+    }))
+
   it.effect("reads go as ranges of one transaction; those of any length, and transactions, go by themselves", () =>
     Effect.gen(function*() {
       const { etcd, ranges, txns } = yield* make()

@@ -35,6 +35,36 @@ const isWaiting = ({ gone }: Pick<Pending<never, never>, "gone">): boolean => !g
 /** A call on its way that others wait for. */
 type Call = object
 
+/** Who is answered together asks again together: while answers are handed out, what is asked for, of whatever kind, waits until all are. */
+export class HandingOut {
+  #depth = 0
+  readonly #after = new Set<() => void>()
+
+  get isOn(): boolean {
+    return this.#depth > 0
+  }
+
+  during(handOut: () => void): void {
+    this.#depth++
+    try {
+      handOut()
+    } finally {
+      if (--this.#depth === 0) this.#end()
+    }
+  }
+
+  /** Once, when it is over. */
+  after(run: () => void): void {
+    this.#after.add(run)
+  }
+
+  #end(): void {
+    const after = [...this.#after]
+    this.#after.clear()
+    for (const run of after) run()
+  }
+}
+
 const closed = new EtcdError({ operation: "close", reason: new Closed() })
 
 /**
@@ -44,13 +74,14 @@ const closed = new EtcdError({ operation: "close", reason: new Closed() })
  * All of its state changes between two steps of any fiber: nothing can be interrupted half-way.
  */
 export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
-  kind: Kind<Request, Answer>
+  kind: Kind<Request, Answer>,
+  handingOut: HandingOut
 ): Effect.fn.Return<(request: Request) => Effect.Effect<Answer, EtcdError>, never, Scope.Scope> {
   type Group = ReadonlyArray<Pending<Request, Answer>>
 
   // What is done for many is not under the annotations and spans of one of them.
   const run = yield* FiberSet.makeRuntime()
-  // Whenever somebody is in the queue, a call is on its way.
+  // Whenever somebody is in the queue, a call is on its way, or answers are handed out.
   const calls = new Set<Call>()
   let queue: Array<Pending<Request, Answer>> = []
   let watching = false
@@ -84,23 +115,29 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
     })
 
   const sendTogether = (group: Group, done: () => void): void =>
-    send(group, Effect.suspend(() => kind.together(group.map(({ request }) => request))), (exit) => {
-      if (Exit.isFailure(exit) && isOfOne(exit)) {
-        // Those who come now do not wait for all of them.
-        for (const pending of group) if (isWaiting(pending)) sendAlone(pending, () => {})
-      } else {
-        for (const [index, pending] of group.entries()) {
-          answer(pending, Exit.map(exit, (answers) => answers[index] as Answer))
-        }
-      }
-      done()
-    })
+    send(
+      group,
+      Effect.suspend(() => kind.together(group.map(({ request }) => request))),
+      (exit) =>
+        handingOut.during(() => {
+          if (Exit.isFailure(exit) && isOfOne(exit)) {
+            // Those who come now do not wait for all of them.
+            for (const pending of group) if (isWaiting(pending)) sendAlone(pending, () => {})
+          } else {
+            for (const [index, pending] of group.entries()) {
+              answer(pending, Exit.map(exit, (answers) => answers[index] as Answer))
+            }
+          }
+          done()
+        })
+    )
 
   const isOfOne = ({ cause: { reasons: [reason] } }: Exit.Failure<unknown, EtcdError>): boolean =>
     reason?._tag === "Fail" && kind.isOfOne(reason.error)
 
   const flush = (): void => {
     if (flushing) return
+    if (handingOut.isOn) return handingOut.after(flush)
     flushing = true
     const waiting = queue.filter(isWaiting)
     queue = []
@@ -179,5 +216,6 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
     })
   )
 
-  return (request) => Effect.suspend(() => open && calls.size > 0 ? queued(request) : direct(request))
+  return (request) =>
+    Effect.suspend(() => open && (calls.size > 0 || handingOut.isOn) ? queued(request) : direct(request))
 })

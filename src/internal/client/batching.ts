@@ -17,7 +17,7 @@ import {
 } from "../../Etcd.ts"
 import { EtcdError, Unexpected } from "../../EtcdError.ts"
 import type { Transport } from "../Transport.ts"
-import { type Kind, makeBatched } from "./batch.ts"
+import { HandingOut, type Kind, makeBatched } from "./batch.ts"
 import { type Footprint, footprintOf, isEndless, makeCompany } from "./footprint.ts"
 import { isReadOnly } from "./retry.ts"
 
@@ -46,10 +46,11 @@ export const makeBatching = Effect.fnUntraced(function*(
     range: (request) => ask(transport.range(request)),
     txn: (request) => ask(transport.txn(request))
   }
-  const read = batching === "off" ? undefined : yield* makeBatched(readsOf(reading, limits))
+  const handingOut = new HandingOut()
+  const read = batching === "off" ? undefined : yield* makeBatched(readsOf(reading, limits), handingOut)
   // A full store refuses who puts, and those alone: so they do not travel with the others.
-  const puts = batching === "all" ? yield* makeBatched(writesOf(transport, limits)) : undefined
-  const others = batching === "all" ? yield* makeBatched(writesOf(transport, limits)) : undefined
+  const puts = batching === "all" ? yield* makeBatched(writesOf(transport, limits), handingOut) : undefined
+  const others = batching === "all" ? yield* makeBatched(writesOf(transport, limits), handingOut) : undefined
 
   return {
     ...transport,

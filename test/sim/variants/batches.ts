@@ -2,7 +2,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { Operation, type RangeRequest, type RangeResult, type TxnRequest, type TxnResult } from "../../../src/Etcd.ts"
 import type { EtcdError } from "../../../src/EtcdError.ts"
-import { type Kind, makeBatched } from "../../../src/internal/client/batch.ts"
+import { HandingOut, type Kind, makeBatched } from "../../../src/internal/client/batch.ts"
 import { isReadOnly, isUnanswered } from "../../../src/internal/client/retry.ts"
 import type { Transport } from "../../../src/internal/Transport.ts"
 import type { Variant } from "../World.ts"
@@ -29,7 +29,7 @@ const batchedWrites = (wrong: Partial<Kind<TxnRequest, TxnResult>>): Variant => 
       },
       isOfOne: isRefusal,
       ...wrong
-    })
+    }, new HandingOut())
     return { ...transport, txn: (request) => isReadOnly(request) ? transport.txn(request) : write(request) }
   })
 })
