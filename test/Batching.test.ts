@@ -38,7 +38,19 @@ const make = Effect.fnUntraced(function*(batching: Batching = "all") {
   })
   /** Submitted in this order. */
   const submit = (request: TxnRequest) => Effect.forkChild(etcd.txn(request), { startImmediately: true })
-  return { ...gate, etcd, submit }
+  /** As many calls on their way as many can have, until they are answered by what this says. */
+  const occupy = Effect.gen(function*() {
+    const { txns } = gate
+    const before = txns.length
+    for (let index = 0; index < 17; index++) yield* submit(put(`busy/${index}`))
+    assert.deepStrictEqual(txns.slice(before).map(({ request }) => request.success?.length), [1, 16])
+    return () => {
+      const [one, many] = txns.slice(before)
+      one?.answer(Exit.succeed(done))
+      many?.answer(Exit.succeed(answerOf(many.request)))
+    }
+  })
+  return { ...gate, etcd, submit, occupy }
 })
 
 const put = (key: string, value = "v"): TxnRequest => ({ success: [Operation.put(key, value)] })
@@ -104,6 +116,29 @@ describe("requests that are made together", () => {
       txns[2]?.answer(Exit.succeed(answerOf(txns[2].request)))
       assert.strictEqual(ranges.length, 0)
       assert.strictEqual(txns[3]?.request.success?.length, 3)
+    }))
+
+  it.effect("sixteen do not wait for one call, and more than 32 go in two, so that both sides are at work", () =>
+    Effect.gen(function*() {
+      const { submit, txns } = yield* make()
+      const sizes = () => txns.map(({ request }) => request.success?.length)
+      const submitMany = (name: string, count: number) =>
+        Effect.forEach(Array.from({ length: count }), (_, index) => submit(put(`${name}/${index}`)))
+      yield* submitMany("a", 16)
+      assert.deepStrictEqual(sizes(), [1])
+      yield* submitMany("b", 1)
+      assert.deepStrictEqual(sizes(), [1, 16])
+      // Two are on their way.
+      yield* submitMany("c", 64)
+      assert.deepStrictEqual(sizes(), [1, 16])
+      txns[0]?.answer(Exit.succeed(done))
+      assert.deepStrictEqual(sizes(), [1, 16, 32, 32])
+      // Three are, and one of them is answered.
+      yield* submitMany("d", 16)
+      txns[1]?.answer(Exit.succeed(answerOf(txns[1].request)))
+      assert.deepStrictEqual(sizes(), [1, 16, 32, 32])
+      txns[2]?.answer(Exit.succeed(answerOf(txns[2].request)))
+      assert.deepStrictEqual(sizes(), [1, 16, 32, 32, 16])
     }))
 
   it.effect("reads go as ranges of one transaction; those of any length, and transactions, go by themselves", () =>
@@ -223,26 +258,26 @@ describe("requests that are made together", () => {
   it.effect("keep to etcd's limits of operations, bytes and values", () =>
     Effect.gen(function*() {
       const sizes = Effect.fnUntraced(function*(requests: ReadonlyArray<TxnRequest>) {
-        const { submit, txns } = yield* make()
-        yield* submit(put("first"))
+        const { occupy, submit, txns } = yield* make()
+        const free = yield* occupy
         for (const request of requests) yield* submit(request)
-        txns[0]?.answer(Exit.succeed(done))
-        return txns.slice(1).map(({ request }) => request.success?.length)
+        free()
+        return txns.slice(2).map(({ request }) => request.success?.length)
       })
       const many = (count: number, request: (key: string) => TxnRequest) =>
         Array.from({ length: count }, (_, index) => request(`k${index}`))
       // 127 and the one level below them.
-      assert.deepStrictEqual(yield* sizes(many(200, put)), [127, 73])
+      assert.deepStrictEqual(yield* sizes(many(400, put)), [127, 127, 127, 19])
       const wide = (key: string): TxnRequest => ({
         success: Array.from({ length: 60 }, (_, index) => Operation.put(`${key}/${index}`, ""))
       })
-      assert.deepStrictEqual(yield* sizes(many(100, wide)), [68, 32])
+      assert.deepStrictEqual(yield* sizes(many(200, wide)), [68, 68, 64])
       const deep = (key: string): TxnRequest => ({ success: [Operation.put(key, ""), Operation.txn(wide(`${key}/x`))] })
-      assert.deepStrictEqual(yield* sizes(many(100, deep)), [66, 34])
+      assert.deepStrictEqual(yield* sizes(many(200, deep)), [66, 66, 66, 2])
       assert.deepStrictEqual(yield* sizes(many(5, (key) => put(key, "é".repeat(200_000)))), [2, 2, 1])
       assert.deepStrictEqual(
-        yield* sizes(many(40, (key) => ({ success: [Operation.put(key, "", { previousKv: true })] }))),
-        [32, 8]
+        yield* sizes(many(80, (key) => ({ success: [Operation.put(key, "", { previousKv: true })] }))),
+        [32, 32, 16]
       )
       // As it is, for etcd to refuse.
       const over = { success: many(130, put).flatMap(({ success = [] }) => success) }
@@ -351,35 +386,28 @@ describe("a call that fails", () => {
 
   it.effect("for a limit teaches how much the server takes", () =>
     Effect.gen(function*() {
-      const { submit, txns } = yield* make()
+      const { occupy, submit, txns } = yield* make()
       const group = Effect.fnUntraced(function*(value: string) {
+        const free = yield* occupy
         const before = txns.length
-        yield* submit(put("first"))
-        for (let index = 0; index < 40; index++) yield* submit(put(`k${index}`, value))
-        txns[before]?.answer(Exit.succeed(done))
-        return txns.slice(before + 1)
+        for (let index = 0; index < 62; index++) yield* submit(put(`k${index}`, value))
+        free()
+        return txns.slice(before).map(({ request }) => request.success?.length)
       })
-      const answerAll = (refused: EtcdErrorReason) => {
-        for (const call of txns) {
-          if (call.state !== "open") continue
-          const many = (call.request.success?.length ?? 0) > 1
-          call.answer(many ? fail(refused) : Exit.succeed(done))
-        }
+      /** Each of those is sent again apart. */
+      const refuse = (reason: EtcdErrorReason) => {
+        for (const call of txns) if (call.state === "open") call.answer(fail(reason))
+        for (const call of txns) if (call.state === "open") call.answer(fail(new NoSpace({})))
       }
-      assert.deepStrictEqual((yield* group("")).map(({ request }) => request.success?.length), [40])
-      answerAll(new InvalidArgument({ detail: "etcdserver: too many operations in txn request" }))
-      answerAll(new NoSpace({}))
-      assert.strictEqual((yield* group("")).length, 1)
-      answerAll(new InvalidArgument({ detail: "etcdserver: too many operations in txn request" }))
-      answerAll(new NoSpace({}))
-      assert.deepStrictEqual((yield* group("")).map(({ request }) => request.success?.length), [31, 9])
-      answerAll(new NoSpace({}))
+      assert.deepStrictEqual(yield* group(""), [32, 30])
+      refuse(new InvalidArgument({ detail: "etcdserver: too many operations in txn request" }))
+      assert.deepStrictEqual(yield* group(""), [31, 31])
+      refuse(new NoSpace({}))
       // 30 kB each.
       const value = "x".repeat(30_000)
-      assert.deepStrictEqual((yield* group(value)).map(({ request }) => request.success?.length), [31, 9])
-      answerAll(new TooLarge({ detail: "etcdserver: request is too large" }))
-      answerAll(new NoSpace({}))
-      assert.deepStrictEqual((yield* group(value)).map(({ request }) => request.success?.length), [8, 8, 8, 8, 8])
+      assert.deepStrictEqual(yield* group(value), [31, 31])
+      refuse(new TooLarge({ detail: "etcdserver: request is too large" }))
+      assert.deepStrictEqual(yield* group(value), [8, 8, 8, 8, 8, 8, 8, 6])
     }))
 })
 

@@ -22,6 +22,12 @@ export interface Kind<Request, Answer> {
 /** A call that is not answered by then holds nobody back any longer. */
 const patience = "10 millis"
 
+/** So many do not wait for one call: while etcd works on theirs, this process works on the answers to others. */
+const crowd = 16
+
+/** As many go at once, and in two calls if they are more. */
+const whole = 2 * crowd
+
 interface Pending<Request, Answer> {
   readonly request: Request
   readonly resume: (exit: Exit.Exit<Answer, EtcdError>) => void
@@ -89,7 +95,11 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
   let open = true
 
   const ended = (call: Call): void => {
-    if (calls.delete(call) && calls.size === 0) flush()
+    if (calls.delete(call)) flushIfDue()
+  }
+
+  const flushIfDue = (): void => {
+    if (calls.size === 0 || (calls.size === 1 && queue.length >= crowd)) flush()
   }
 
   /** Cancelled when nobody wants its answer any more. */
@@ -137,7 +147,7 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
 
   const flush = (): void => {
     if (flushing) return
-    if (handingOut.isOn) return handingOut.after(flush)
+    if (handingOut.isOn) return handingOut.after(flushIfDue)
     flushing = true
     const waiting = queue.filter(isWaiting)
     queue = []
@@ -160,14 +170,17 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
   /** In the order in which they came: whoever does not join the last group begins one. */
   const inGroups = (waiting: Group): ReadonlyArray<Group> => {
     const groups: Array<Array<Pending<Request, Answer>>> = []
+    const most = Math.max(whole, Math.ceil(waiting.length / 2))
+    let group: Array<Pending<Request, Answer>> = []
     let joins: (request: Request) => boolean = () => false
     for (const pending of waiting) {
-      if (joins(pending.request)) {
-        groups.at(-1)?.push(pending)
+      if (group.length < most && joins(pending.request)) {
+        group.push(pending)
       } else {
         joins = kind.gather()
         joins(pending.request)
-        groups.push([pending])
+        group = [pending]
+        groups.push(group)
       }
     }
     return groups
@@ -197,9 +210,8 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
     Effect.callback((resume) => {
       const pending: Pending<Request, Answer> = { request, resume, gone: false, onGone: () => {} }
       queue.push(pending)
-      // The fiber gave way since it found a call on its way, and that has ended.
-      if (calls.size === 0) flush()
-      else if (!watching) {
+      flushIfDue()
+      if (calls.size > 0 && !watching) {
         watching = true
         run(watch)
       }
