@@ -62,8 +62,8 @@ const program = Effect.gen(function*() {
       go: go._tag === "Success" ? yield* start("go") : undefined
     },
     quick,
-    long: quick ? { rounds: 5, millis: 100 } : { rounds: 5, millis: 800 },
-    short: quick ? { rounds: 7, millis: 100 } : { rounds: 15, millis: 400 },
+    long: quick ? { warmUp: 100, rounds: 5, millis: 100 } : { warmUp: 3000, rounds: 5, millis: 800 },
+    short: quick ? { warmUp: 100, rounds: 7, millis: 100 } : { warmUp: 2000, rounds: 15, millis: 400 },
     plot: (plot) => plots.push(plot)
   }
   const results: Array<Row> = []

@@ -2,8 +2,9 @@
 import * as Effect from "effect/Effect"
 import type { Answer, Peer, PeerFailed } from "./protocol.ts"
 
-/** How often all peers are asked in turn, and for how long each time. The first round is to warm up. */
+/** How often all peers are asked in turn, and for how long each time, after a round to warm up: V8 compiles in the first seconds. */
 export interface Rounds {
+  readonly warmUp: number
   readonly rounds: number
   readonly millis: number
 }
@@ -46,12 +47,12 @@ export const asking = (peer: Peer, scenario: string, concurrency: number, read =
   Effect.map(peer.ask({ scenario, concurrency, millis, key: `${scenario}/${concurrency}/${round}` }), read)
 
 /** The figures of each, round by round. Every second round goes backwards, so that nobody always comes after the same one. */
-export const alternate = Effect.fnUntraced(function*({ millis, rounds }: Rounds, asks: ReadonlyArray<Ask>) {
+export const alternate = Effect.fnUntraced(function*({ millis, rounds, warmUp }: Rounds, asks: ReadonlyArray<Ask>) {
   const values = asks.map((): Array<number> => [])
   for (let round = 0; round <= rounds; round++) {
     const order = [...asks.entries()]
     for (const [index, ask] of round % 2 === 0 ? order : order.toReversed()) {
-      const value = yield* ask(round, millis)
+      const value = yield* ask(round, round === 0 ? warmUp : millis)
       if (round > 0) values[index]?.push(value)
     }
   }

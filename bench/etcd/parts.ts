@@ -226,7 +226,7 @@ export const growth = Effect.fnUntraced(function*({ quick, short, start }: World
   for (const scenario of ["lock", "get", "watch"]) {
     const found = yield* versus(
       // Flat or not is a matter of a few percent.
-      { rounds: short.rounds * 2 - 1, millis: short.millis },
+      { ...short, rounds: short.rounds * 2 - 1 },
       `${scenario} beside ${lots.keys.toLocaleString("en")} keys, p50`,
       "us",
       asking(lots.ours, scenario, 1, p50),
