@@ -407,11 +407,14 @@ export const makeSlots = Effect.fnUntraced(function*(
     },
     areUsed: () => entries.size > 0,
     owns: (key) => entries.get(key)?.resting === false,
-    expected: () =>
-      [...entries.values()].flatMap((slot) => {
+    expected: () => {
+      const expected: Array<{ readonly slot: Slot; readonly createRevision: bigint }> = []
+      for (const slot of entries.values()) {
         const { createRevision, releasing } = slot
-        return createRevision === undefined || releasing ? [] : [{ slot, createRevision }]
-      }),
+        if (createRevision !== undefined && !releasing) expected.push({ slot, createRevision })
+      }
+      return expected
+    },
     loseAll: (why) => {
       for (const slot of entries.values()) slot.lose(why)
       for (const fiber of removals) fiber.interruptUnsafe()
