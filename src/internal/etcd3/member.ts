@@ -51,8 +51,8 @@ export type Question = "alive" | "in touch"
 
 /** Where a token is wanted these are refused, which is an answer too. */
 const questions = {
-  alive: { key: Buffer.from("\0"), limit: 1, keys_only: true, serializable: true },
-  "in touch": { key: Buffer.from("\0"), limit: 1, keys_only: true }
+  alive: { key: "\0", limit: 1, keysOnly: true, serializable: true },
+  "in touch": { key: "\0", limit: 1, keysOnly: true }
 }
 
 const withoutMessage: Status = { code: Code.INTERNAL, details: "an answer without a message" }

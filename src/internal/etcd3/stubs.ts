@@ -1,10 +1,13 @@
 /**
- * The stubs of npm etcd3, which is all that is used of it. Its pool would send writes again, stop all calls for seconds after a
- * deadline of one, and hide the status; so calls are made on the stubs themselves, each with its deadline, token and way to be cancelled.
+ * The stubs of npm etcd3, which is all that is used of it; calls on keys, which are most of them, have their own (see `kv.ts`). Its pool
+ * would send writes again, stop all calls for seconds after a deadline of one, and hide the status; so calls are made on the stubs
+ * themselves, each with its deadline, token and way to be cancelled.
  */
 import { type Channel, type ChannelInterface, type Metadata } from "@grpc/grpc-js"
 import * as Effect from "effect/Effect"
 import * as Etcd3 from "etcd3"
+import type { PutOperation, RangeResult, TxnRequest, TxnResult } from "../../Etcd.ts"
+import * as Kv from "./kv.ts"
 import { type Duplex, type Listener, makeDuplex } from "./stream.ts"
 import { type Callback, type Method, UnaryCall } from "./unary.ts"
 
@@ -22,14 +25,14 @@ type Streaming<Request, Response> = (metadata: Metadata, listener: Listener) => 
 
 /** What all answers of etcd have. */
 export interface Answer {
-  readonly header?: { readonly raft_term: string }
+  readonly header?: { readonly raft_term: string } | undefined
 }
 
 export interface Stubs {
   readonly KV: {
-    readonly range: Unary<Etcd3.IRangeRequest, Etcd3.IRangeResponse>
-    readonly put: Unary<Etcd3.IPutRequest, Etcd3.IPutResponse>
-    readonly txn: Unary<Etcd3.ITxnRequest, Etcd3.ITxnResponse>
+    readonly range: Unary<Kv.ReadRequest, Kv.KvAnswer<RangeResult>>
+    readonly put: Unary<PutOperation, Kv.KvAnswer<TxnResult>>
+    readonly txn: Unary<TxnRequest, Kv.KvAnswer<TxnResult>>
   }
   readonly Lease: {
     readonly leaseGrant: Unary<Etcd3.ILeaseGrantRequest, Etcd3.ILeaseGrantResponse>
@@ -63,9 +66,11 @@ export type Start<Request, Response> = (
   listener: Listener
 ) => Duplex<Request, Response>
 
+type StubName = Exclude<keyof Stubs, "KV">
+
 /** Gives access to the stubs; its own methods are not used. */
 class StubFactory extends Etcd3.Etcd3 {
-  stub(service: keyof Stubs): Promise<unknown> {
+  stub(service: StubName): Promise<unknown> {
     return this.pool.withConnection(service, ({ client }) => client)
   }
 }
@@ -76,24 +81,23 @@ export const makeStubs = (current: () => ChannelInterface): Effect.Effect<Stubs>
     const channel: Pick<ChannelInterface, "createCall"> = { createCall: (...args) => current().createCall(...args) }
     const factory = new StubFactory({ hosts: "unused", grpcOptions: { channelOverride: channel as Channel } })
     // Generated at run time from rpc.proto, so untyped there.
-    const stub = async (name: keyof Stubs) => await factory.stub(name) as Generated
-    const [KV, Lease, Watch, Maintenance, Auth] = await Promise.all([
-      stub("KV"),
+    const stub = async (name: StubName) => await factory.stub(name) as Generated
+    const [Lease, Watch, Maintenance, Auth] = await Promise.all([
       stub("Lease"),
       stub("Watch"),
       stub("Maintenance"),
       stub("Auth")
     ])
-    const unary = <Request, Response>(generated: Generated, name: string): Unary<Request, Response> => {
-      const method = generated[name] as Method<Request, Response>
-      return (...rest) => new UnaryCall(channel, method, ...rest)
-    }
+    const call = <Request, Response>(method: Method<Request, Response>): Unary<Request, Response> => (...rest) =>
+      new UnaryCall(channel, method, ...rest)
+    const unary = <Request, Response>(generated: Generated, name: string): Unary<Request, Response> =>
+      call(generated[name] as Method<Request, Response>)
     const streaming = <Request, Response>(generated: Generated, name: string): Streaming<Request, Response> => {
       const method = generated[name] as Method<Request, Response>
       return (...rest) => makeDuplex(channel, method, ...rest)
     }
     return {
-      KV: { range: unary(KV, "range"), put: unary(KV, "put"), txn: unary(KV, "txn") },
+      KV: { range: call(Kv.range), put: call(Kv.put), txn: call(Kv.txn) },
       Lease: {
         leaseGrant: unary(Lease, "leaseGrant"),
         leaseRevoke: unary(Lease, "leaseRevoke"),

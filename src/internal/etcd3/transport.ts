@@ -5,31 +5,14 @@ import { status as Code } from "@grpc/grpc-js"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import type {
-  ILeaseGrantResponse,
-  ILeaseRevokeResponse,
-  ILeaseTimeToLiveResponse,
-  IPutResponse,
-  IRangeResponse,
-  IStatusResponse,
-  ITxnResponse
-} from "etcd3"
-import type { MemberHealth } from "../../Etcd.ts"
+import type { ILeaseGrantResponse, ILeaseRevokeResponse, ILeaseTimeToLiveResponse, IStatusResponse } from "etcd3"
+import type { MemberHealth, RangeResult, TxnResult } from "../../Etcd.ts"
 import { decodeKey } from "../keys.ts"
 import type { Transport } from "../Transport.ts"
 import { type ConnectionSettings, makeConnection } from "./connection.ts"
+import type { KvAnswer } from "./kv.ts"
 import { makeKeepAlive } from "./lease.ts"
-import {
-  headerRevision,
-  memberHealth,
-  putAnswer,
-  putCall,
-  rangeRequest,
-  rangeResult,
-  txnCall,
-  txnLease,
-  txnResult
-} from "./messages.ts"
+import { headerRevision, memberHealth, putCall, txnAnswer, txnCall, txnLease } from "./messages.ts"
 import { isLeaseExists, type Status } from "./status.ts"
 import type { Answer, Send } from "./stubs.ts"
 import { makeAuthenticated } from "./token.ts"
@@ -55,23 +38,19 @@ export const makeTransport = Effect.fnUntraced(function*(
 
   return {
     range: (request) =>
-      Effect.suspend(() => {
-        const message = rangeRequest(request)
-        return call<IRangeResponse>((stubs, ...rest) => stubs.KV.range(message, ...rest))
-      }).pipe(Effect.map(rangeResult), failsAs("range")),
+      call<KvAnswer<RangeResult>>((stubs, ...rest) => stubs.KV.range(request, ...rest)).pipe(
+        Effect.map(({ result }) => result),
+        failsAs("range")
+      ),
 
     txn: (request) =>
-      Effect.suspend(() => {
+      call<KvAnswer<TxnResult>>((stubs, ...rest) => {
         const put = putCall(request)
-        if (put !== undefined) {
-          return Effect.map(call<IPutResponse>((stubs, ...rest) => stubs.KV.put(put, ...rest)), putAnswer)
-        }
-        const message = txnCall(request)
-        return Effect.map(
-          call<ITxnResponse>((stubs, ...rest) => stubs.KV.txn(message, ...rest)),
-          (answer) => txnResult(request, answer)
-        )
-      }).pipe(failsAs("txn", txnLease(request))),
+        return put === undefined ? stubs.KV.txn(txnCall(request), ...rest) : stubs.KV.put(put, ...rest)
+      }).pipe(
+        Effect.map(({ result }) => txnAnswer(request, result)),
+        Effect.mapError((status) => connection.error("txn", status, txnLease(request)))
+      ),
 
     leaseGrant: (id, ttl) =>
       call<ILeaseGrantResponse>((stubs, ...rest) =>

@@ -1,0 +1,257 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as fc from "fast-check"
+import { Buffer } from "node:buffer"
+import type { Compare, KeyRange, KeyValue, Operation, OperationResult, RangeRequest, TxnRequest } from "../src/Etcd.ts"
+import * as Kv from "../src/internal/etcd3/kv.ts"
+import { encodeKey } from "../src/internal/keys.ts"
+import { generated, readMessage, resultMessage, txnMessage } from "./utils/etcdMessages.ts"
+
+const optional = <A>(arbitrary: fc.Arbitrary<A>) => fc.option(arbitrary, { nil: undefined })
+
+/** Those that etcd can have: other lone surrogates stand for no bytes. */
+const key = fc.oneof(
+  fc.string({ unit: fc.constantFrom("a", "/", "\0", "\u007f", "é", "\uffff", "😀", "\udc80", "\udcff") }),
+  fc.string({ unit: "binary" }),
+  fc.constantFrom("a".repeat(128), "a".repeat(129), `${"a".repeat(126)}é`, "é".repeat(200))
+)
+const int64 = fc.oneof(
+  fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }),
+  fc.nat({ max: 62 }).map((bits) => 2n ** BigInt(bits)),
+  fc.constantFrom(0n, -1n, 127n, 128n, 2n ** 53n + 1n, 2n ** 63n - 1n, -(2n ** 63n))
+)
+const count = fc.oneof(fc.nat(), fc.maxSafeInteger(), fc.constantFrom(0, 127, 128, 2 ** 32 - 1, 2 ** 32, -1))
+const bytes = fc.oneof(fc.uint8Array({ maxLength: 300 }), fc.constant(new Uint8Array(70_000)))
+const value = fc.oneof(fc.string({ unit: "binary" }), bytes)
+const range: fc.Arbitrary<KeyRange> = fc.oneof(
+  fc.record({ key }),
+  fc.record({ prefix: key }),
+  fc.record({ from: key, to: key })
+)
+const flag = optional(fc.boolean())
+
+const read: fc.Arbitrary<RangeRequest> = fc.tuple(
+  range,
+  fc.record({
+    limit: optional(count),
+    sort: optional(
+      fc.record({ by: fc.constantFrom("key", "create", "mod"), order: fc.constantFrom("ascend", "descend") })
+    ),
+    keysOnly: flag,
+    countOnly: flag,
+    serializable: flag,
+    atRevision: optional(int64),
+    maxCreateRevision: optional(int64)
+  })
+).map(([range, options]) => ({ ...range, ...options }))
+
+const compare: fc.Arbitrary<Compare> = fc.tuple(
+  range,
+  fc.constantFrom("=", "!=", "<", ">"),
+  fc.oneof(
+    fc.record({ target: fc.constantFrom("version", "createRevision", "modRevision", "lease"), value: int64 }),
+    fc.record({ target: fc.constant("value" as const), value })
+  )
+).map(([range, op, target]) => ({ ...range, op, ...target }))
+
+const put = fc.record({ _tag: fc.constant("Put" as const), key, value, lease: optional(int64), previousKv: flag })
+
+const request = fc.letrec<{ readonly txn: TxnRequest; readonly operation: Operation }>((tie) => {
+  const operations = optional(fc.array(tie("operation"), { maxLength: 3 }))
+  return {
+    txn: fc.record({
+      compare: optional(fc.array(compare, { maxLength: 3 })),
+      success: operations,
+      failure: operations
+    }),
+    operation: fc.oneof(
+      { depthSize: "small" },
+      put,
+      fc.tuple(range, flag).map(([range, previousKv]) => ({ _tag: "Delete" as const, ...range, previousKv })),
+      read.map((read) => ({ _tag: "Range" as const, ...read })),
+      tie("txn").map((txn) => ({ _tag: "Txn" as const, ...txn }))
+    )
+  }
+})
+
+describe("the bytes of a request", () => {
+  it("are those that etcd3 writes", () => {
+    fc.assert(
+      fc.property(request.txn, (request) => {
+        const expected = generated.Txn.requestSerialize(txnMessage(request))
+        assert.strictEqual(Kv.txn.requestSerialize(request).toString("hex"), expected.toString("hex"))
+      }),
+      { numRuns: 1000 }
+    )
+    fc.assert(fc.property(read, (request) => {
+      const expected = generated.Range.requestSerialize(readMessage(request))
+      assert.strictEqual(Kv.range.requestSerialize(request).toString("hex"), expected.toString("hex"))
+    }))
+    fc.assert(fc.property(key, value, (key, value) => {
+      const expected = generated.Put.requestSerialize({ key: encodeKey(key), value: Buffer.from(value as string) })
+      assert.strictEqual(
+        Kv.put.requestSerialize({ _tag: "Put", key, value }).toString("hex"),
+        expected.toString("hex")
+      )
+    }))
+  })
+
+  it("of one are not those of another, whatever their size, nor after one that cannot be written", () => {
+    const puts = [1, 100_000, 2, 1_500_000, 3].map((size) => ({
+      _tag: "Put" as const,
+      key: "/k",
+      value: new Uint8Array(size).fill(size)
+    }))
+    const written = puts.map((put) => {
+      assert.throws(() => Kv.put.requestSerialize({ ...put, key: undefined as never }))
+      return Kv.put.requestSerialize(put)
+    })
+    for (const [i, { key, value }] of puts.entries()) {
+      const expected = generated.Put.requestSerialize({ key: Buffer.from(key), value })
+      assert.isTrue(expected.equals(written[i] as Buffer))
+    }
+  })
+
+  it("a limit without an end is none", () => {
+    for (const limit of [Infinity, Number.NaN]) {
+      assert.deepStrictEqual(
+        Kv.range.requestSerialize({ key: "k", limit }),
+        Kv.range.requestSerialize({ key: "k", limit: 0 })
+      )
+    }
+  })
+})
+
+const kv: fc.Arbitrary<KeyValue> = fc.record({
+  key,
+  value: bytes,
+  createRevision: int64,
+  modRevision: int64,
+  version: int64,
+  lease: int64
+})
+const kvs = fc.array(kv, { maxLength: 3 })
+const rangeResult = fc.record({ _tag: fc.constant("Range" as const), revision: int64, kvs, count, more: fc.boolean() })
+
+const answer = fc.letrec<{ readonly result: OperationResult }>((tie) => ({
+  result: fc.oneof(
+    { depthSize: "small" },
+    fc.record({ _tag: fc.constant("Put" as const), previous: optional(kv) }),
+    fc.record({ _tag: fc.constant("Delete" as const), deleted: count, previous: kvs }),
+    rangeResult,
+    fc.record({
+      _tag: fc.constant("Txn" as const),
+      succeeded: fc.boolean(),
+      responses: fc.array(tie("result"), { maxLength: 3 })
+    })
+  )
+}))
+const responses = fc.array(answer.result, { maxLength: 4 })
+
+const header = (revision: bigint) => ({
+  cluster_id: "14841639068965178418",
+  member_id: "10276657743932975437",
+  revision: String(revision),
+  raft_term: "7"
+})
+
+const txnBytes = (revision: bigint, succeeded: boolean, responses: ReadonlyArray<OperationResult>): Buffer =>
+  generated.Txn.responseSerialize({ header: header(revision), succeeded, responses: responses.map(resultMessage) })
+
+/** Another tag than one byte, of each type, as of fields that came later. */
+const unknown = Buffer.from([
+  [0xf8, 0x07, 0xff, 0x01],
+  [0xf9, 0x07, 1, 2, 3, 4, 5, 6, 7, 8],
+  [0xfa, 0x07, 3, 1, 2, 3],
+  [0xfd, 0x07, 1, 2, 3, 4]
+].flat())
+
+const within = (field: number, ...parts: ReadonlyArray<Uint8Array>): Buffer => {
+  const content = Buffer.concat(parts)
+  assert.isBelow(content.length, 128)
+  return Buffer.concat([Uint8Array.of(field << 3 | 2, content.length), content])
+}
+
+describe("what is read of an answer", () => {
+  it("is what etcd3's own code writes into it", () => {
+    fc.assert(
+      fc.property(int64, fc.boolean(), responses, (revision, succeeded, responses) => {
+        assert.deepStrictEqual(Kv.txn.responseDeserialize(txnBytes(revision, succeeded, responses)), {
+          header: { raft_term: "7" },
+          result: { revision, succeeded, responses }
+        })
+      }),
+      { numRuns: 1000 }
+    )
+    fc.assert(fc.property(rangeResult, ({ _tag, ...result }) => {
+      const message = {
+        ...resultMessage({ _tag, ...result })["response_range"] as object,
+        header: header(result.revision)
+      }
+      assert.deepStrictEqual(Kv.range.responseDeserialize(generated.Range.responseSerialize(message)), {
+        header: { raft_term: "7" },
+        result
+      })
+    }))
+    assert.deepStrictEqual(Kv.put.responseDeserialize(generated.Put.responseSerialize({ header: header(9n) })), {
+      header: { raft_term: "7" },
+      result: { revision: 9n, succeeded: true, responses: [{ _tag: "Put", previous: undefined }] }
+    })
+  })
+
+  it("keeps nothing of the answer in memory", () => {
+    const kv: KeyValue = {
+      key: "/k",
+      value: Uint8Array.of(1, 2),
+      createRevision: 1n,
+      modRevision: 1n,
+      version: 1n,
+      lease: 0n
+    }
+    const read: OperationResult = { _tag: "Range", revision: 1n, kvs: [kv], count: 1, more: false }
+    const [found] = Kv.txn.responseDeserialize(txnBytes(1n, true, [read])).result.responses
+    assert.deepStrictEqual(found, read)
+    assert.strictEqual(found?._tag === "Range" ? found.kvs[0]?.value.buffer.byteLength : 0, 2)
+  })
+
+  it("an answer without a header says nothing of a term", () => {
+    assert.deepStrictEqual(Kv.txn.responseDeserialize(Buffer.alloc(0)), {
+      header: undefined,
+      result: { revision: 0n, succeeded: false, responses: [] }
+    })
+  })
+
+  it("is not disturbed by fields that are not known", () => {
+    const kv = within(2, unknown, Uint8Array.of(0x0a, 1, 0x6b), unknown)
+    const read = within(1, unknown, kv, unknown)
+    const head = within(1, unknown, Uint8Array.of(0x18, 5), unknown)
+    const bytes = Buffer.concat([unknown, head, unknown, within(3, read), unknown])
+    const { result } = Kv.txn.responseDeserialize(bytes)
+    assert.strictEqual(result.revision, 5n)
+    const [found] = result.responses
+    assert.deepStrictEqual(found?._tag === "Range" ? found.kvs.map(({ key }) => key) : [], ["k"])
+  })
+
+  it("is refused where etcd3's own code refuses it: a cut answer, a length that reaches too far", () => {
+    const outcome = (read: () => unknown): boolean => {
+      try {
+        read()
+        return true
+      } catch {
+        return false
+      }
+    }
+    fc.assert(fc.property(responses, fc.nat(), (responses, cut) => {
+      const whole = txnBytes(7n, true, responses)
+      const bytes = whole.subarray(0, cut % (whole.length + 1))
+      assert.strictEqual(
+        outcome(() => Kv.txn.responseDeserialize(bytes)),
+        outcome(() => generated.Txn.responseDeserialize(bytes))
+      )
+    }))
+    // A message in a message that has not as much.
+    const inner = Uint8Array.of(0x0a, 200, 1)
+    assert.throws(() => Kv.txn.responseDeserialize(Buffer.concat([within(3, within(1, inner)), new Uint8Array(300)])))
+    assert.throws(() => Kv.txn.responseDeserialize(Buffer.from([0x10, ...Array<number>(10).fill(0xff), 1])))
+    assert.throws(() => Kv.txn.responseDeserialize(Buffer.from([0xf6, 0x07])))
+  })
+})
