@@ -153,7 +153,7 @@ export class Reader {
   }
 
   next(): boolean {
-    if (this.#at === this.#end) return false
+    if (this.#at >= this.#end) return false
     const tag = this.#varint()
     this.field = tag >>> 3
     this.#type = tag & 7
@@ -219,7 +219,7 @@ export class Reader {
     let low = 0
     let high = 0
     for (let shift = 0; shift < 70; shift += 7) {
-      if (this.#at === this.#end) throw malformed()
+      if (this.#at >= this.#end) throw malformed()
       const byte = this.#bytes[this.#at++] ?? 0
       if (shift < 32) low |= (byte & 127) << shift
       if (shift === 28) high = (byte & 127) >> 4
