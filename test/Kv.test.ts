@@ -96,7 +96,7 @@ describe("the bytes of a request", () => {
   })
 
   it("of one are not those of another, whatever their size, nor after one that cannot be written", () => {
-    const puts = [1, 100_000, 2, 1_500_000, 3].map((size) => ({
+    const puts = [1, 2, 100_000, 3, 4, 1_500_000, 5, 6].map((size) => ({
       _tag: "Put" as const,
       key: "/k",
       value: new Uint8Array(size).fill(size)
@@ -248,9 +248,12 @@ describe("what is read of an answer", () => {
         outcome(() => generated.Txn.responseDeserialize(bytes))
       )
     }))
-    // A message in a message that has not as much.
-    const inner = Uint8Array.of(0x0a, 200, 1)
-    assert.throws(() => Kv.txn.responseDeserialize(Buffer.concat([within(3, within(1, inner)), new Uint8Array(300)])))
+    // A header, a key, and a field that is not known, each of 200 bytes in a message that has not as much.
+    const [header, key] = [Uint8Array.of(0x0a, 200, 1), within(2, Uint8Array.of(0x0a, 200, 1))]
+    for (const inner of [header, key, Uint8Array.of(0xfa, 0x07, 200, 1)]) {
+      const bytes = Buffer.concat([within(3, within(1, inner)), new Uint8Array(300)])
+      assert.throws(() => Kv.txn.responseDeserialize(bytes), RangeError)
+    }
     assert.throws(() => Kv.txn.responseDeserialize(Buffer.from([0x10, ...Array<number>(10).fill(0xff), 1])))
     assert.throws(() => Kv.txn.responseDeserialize(Buffer.from([0xf6, 0x07])))
   })
