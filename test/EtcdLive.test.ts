@@ -9,7 +9,7 @@ import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
-import { spawn } from "node:child_process"
+import { execFileSync, spawn } from "node:child_process"
 import * as Http2 from "node:http2"
 import * as Net from "node:net"
 import { fileURLToPath } from "node:url"
@@ -359,6 +359,19 @@ describe("close", () => {
       const [time, code] = yield* timed(Fiber.join(exited)).pipe(Effect.timeout("10 seconds"))
       assert.deepStrictEqual([code, output], [0, "watching\nClosed\nClosed\nClosed\n"])
       assert.isBelow(time, 2000)
+    }))
+})
+
+describe("first use", () => {
+  it.live("reads and writes keys without the description of etcd's protocol, which leases need", () =>
+    Effect.gen(function*() {
+      const server = yield* makeEtcdServer()
+      const script = fileURLToPath(new URL("./fixtures/firstUse.ts", import.meta.url))
+      const output = execFileSync(process.execPath, [script], {
+        env: { ...process.env, ETCD_ENDPOINTS: server.endpoint },
+        encoding: "utf8"
+      })
+      assert.strictEqual(output, "keys: 1, not loaded\nlease: 60 s, loaded\n")
     }))
 })
 

@@ -102,7 +102,7 @@ export const makeMember = Effect.fnUntraced(function*(
   }
 
   let current = yield* Effect.acquireRelease(Effect.sync(dial), () => Effect.sync(close))
-  const stubs = yield* makeStubs(() => current.channel)
+  const stubs = makeStubs(() => current.channel)
   follow(current)
 
   const owes = () => calls.size + streams.size > 0

@@ -1,13 +1,13 @@
 /**
- * The stubs of npm etcd3, which is all that is used of it; calls on keys, which are most of them, have their own (see `kv.ts`). Its pool
- * would send writes again, stop all calls for seconds after a deadline of one, and hide the status; so calls are made on the stubs
- * themselves, each with its deadline, token and way to be cancelled.
+ * etcd's calls, as npm etcd3 describes them, which is all that is used of it; calls on keys, which are most of them, have their own
+ * description (see `kv.ts`). Its client would send writes again, stop all calls for seconds after a deadline of one, and hide the status;
+ * so calls are made here, each with its deadline, token and way to be cancelled.
  */
-import { type Channel, type ChannelInterface, type Metadata } from "@grpc/grpc-js"
-import * as Effect from "effect/Effect"
-import * as Etcd3 from "etcd3"
+import type { ChannelInterface, Metadata } from "@grpc/grpc-js"
+import type * as Etcd3 from "etcd3"
 import type { PutOperation, RangeResult, TxnRequest, TxnResult } from "../../Etcd.ts"
 import * as Kv from "./kv.ts"
+import { methodOf } from "./protocol.ts"
 import { type Duplex, type Listener, makeDuplex } from "./stream.ts"
 import { type Callback, type Method, UnaryCall } from "./unary.ts"
 
@@ -66,49 +66,25 @@ export type Start<Request, Response> = (
   listener: Listener
 ) => Duplex<Request, Response>
 
-type StubName = Exclude<keyof Stubs, "KV">
-
-/** Gives access to the stubs; its own methods are not used. */
-class StubFactory extends Etcd3.Etcd3 {
-  stub(service: StubName): Promise<unknown> {
-    return this.pool.withConnection(service, ({ client }) => client)
+/** Each call is made on the channel that is the current one then. */
+export const makeStubs = (current: () => ChannelInterface): Stubs => {
+  const channel: Pick<ChannelInterface, "createCall"> = { createCall: (...args) => current().createCall(...args) }
+  const call = <Request, Response>(method: Method<Request, Response>): Unary<Request, Response> => (...rest) =>
+    new UnaryCall(channel, method, ...rest)
+  const unary = <Request, Response>(service: string, name: string): Unary<Request, Response> => (...rest) =>
+    new UnaryCall(channel, methodOf<Request, Response>(service, name), ...rest)
+  const streaming = <Request, Response>(service: string, name: string): Streaming<Request, Response> => (...rest) =>
+    makeDuplex(channel, methodOf<Request, Response>(service, name), ...rest)
+  return {
+    KV: { range: call(Kv.range), put: call(Kv.put), txn: call(Kv.txn) },
+    Lease: {
+      leaseGrant: unary("Lease", "LeaseGrant"),
+      leaseRevoke: unary("Lease", "LeaseRevoke"),
+      leaseTimeToLive: unary("Lease", "LeaseTimeToLive"),
+      leaseKeepAlive: streaming("Lease", "LeaseKeepAlive")
+    },
+    Watch: { watch: streaming("Watch", "Watch") },
+    Maintenance: { status: unary("Maintenance", "Status") },
+    Auth: { authenticate: unary("Auth", "Authenticate") }
   }
 }
-
-/** Each call is made on the channel that is the current one then: that is all that stubs do with a channel. */
-export const makeStubs = (current: () => ChannelInterface): Effect.Effect<Stubs> =>
-  Effect.promise(async () => {
-    const channel: Pick<ChannelInterface, "createCall"> = { createCall: (...args) => current().createCall(...args) }
-    const factory = new StubFactory({ hosts: "unused", grpcOptions: { channelOverride: channel as Channel } })
-    // Generated at run time from rpc.proto, so untyped there.
-    const stub = async (name: StubName) => await factory.stub(name) as Generated
-    const [Lease, Watch, Maintenance, Auth] = await Promise.all([
-      stub("Lease"),
-      stub("Watch"),
-      stub("Maintenance"),
-      stub("Auth")
-    ])
-    const call = <Request, Response>(method: Method<Request, Response>): Unary<Request, Response> => (...rest) =>
-      new UnaryCall(channel, method, ...rest)
-    const unary = <Request, Response>(generated: Generated, name: string): Unary<Request, Response> =>
-      call(generated[name] as Method<Request, Response>)
-    const streaming = <Request, Response>(generated: Generated, name: string): Streaming<Request, Response> => {
-      const method = generated[name] as Method<Request, Response>
-      return (...rest) => makeDuplex(channel, method, ...rest)
-    }
-    return {
-      KV: { range: call(Kv.range), put: call(Kv.put), txn: call(Kv.txn) },
-      Lease: {
-        leaseGrant: unary(Lease, "leaseGrant"),
-        leaseRevoke: unary(Lease, "leaseRevoke"),
-        leaseTimeToLive: unary(Lease, "leaseTimeToLive"),
-        leaseKeepAlive: streaming(Lease, "leaseKeepAlive")
-      },
-      Watch: { watch: streaming(Watch, "watch") },
-      Maintenance: { status: unary(Maintenance, "status") },
-      Auth: { authenticate: unary(Auth, "authenticate") }
-    }
-  })
-
-/** Each function of a stub has the description of its method. */
-type Generated = Readonly<Record<string, unknown>>
