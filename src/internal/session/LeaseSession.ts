@@ -10,7 +10,6 @@ import type { EtcdError } from "../../EtcdError.ts"
 import * as Telemetry from "../Telemetry.ts"
 import { durationNanos, makeLeaseClock, readClock, type SessionLost, sleepUntil } from "./LeaseClock.ts"
 import { patienceWith } from "./Patience.ts"
-import type { Rounds } from "./Rounds.ts"
 import { deleteIf, makeSlots, retrySoon, type Slot, type SlotOwner } from "./Slots.ts"
 
 export interface LeaseSession {
@@ -42,9 +41,7 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
   etcd: Etcd["Service"],
   requestedTtl: Duration.Duration,
   /** Below it only slots put keys on this lease. What is elsewhere on it belongs to users. */
-  prefix?: string,
-  /** Of all the sessions whose beats go together. */
-  rounds?: Rounds
+  prefix?: string
 ): Effect.fn.Return<LeaseSession, EtcdError, Scope.Scope> {
   const scope = yield* Effect.scope
   const clock = yield* Clock.Clock
@@ -151,15 +148,10 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
     annotated
   )
 
-  const next = (sent: bigint): Effect.Effect<void> => {
-    const interval = durationNanos(life.ttlUnsafe()) / 3n
-    return rounds === undefined ? sleepUntil(clock, sent + interval) : rounds.next(sent, interval)
-  }
-
   const beats = Effect.gen(function*() {
     let sent = clock.monotonicTimeNanosUnsafe()
     while (life.lossUnsafe() === undefined) {
-      yield* next(sent)
+      yield* sleepUntil(clock, sent + durationNanos(life.ttlUnsafe()) / 3n)
       sent = clock.monotonicTimeNanosUnsafe()
       yield* beat.pipe(
         Effect.flatMap((beaten) => beaten || life.lossUnsafe() !== undefined ? Effect.void : Effect.fail("no answer")),

@@ -19,7 +19,6 @@ import type { Etcd } from "../../Etcd.ts"
 import { Closed, EtcdError } from "../../EtcdError.ts"
 import { durationNanos, sleepUntil } from "./LeaseClock.ts"
 import { type LeaseSession, makeLeaseSession } from "./LeaseSession.ts"
-import { Rounds } from "./Rounds.ts"
 import type { Slot, SlotOwner } from "./Slots.ts"
 
 /** With auth on, etcd checks every key of a lease at each put on it: 19 ms at 10,000 keys. */
@@ -101,7 +100,6 @@ export const makeSessionPool = Effect.fnUntraced(function*(
   const clock = yield* Clock.Clock
   const context = yield* Effect.context<never>()
   const run = yield* FiberSet.makeRuntime()
-  const rounds = new Rounds(clock, run)
   /** Lanes that take new keys, by TTL in seconds. */
   const lanes = new Map<number, Array<Lane>>()
   /** All lanes, until their session has ended. */
@@ -143,7 +141,7 @@ export const makeSessionPool = Effect.fnUntraced(function*(
     all.add(lane)
     lanes.set(lane.seconds, [...(lanes.get(lane.seconds) ?? []), lane])
     const opening = lane.opening = Effect.runForkWith(unnamed(context))(
-      Scope.provide(makeLeaseSession(etcd, ttl, prefix, rounds), lane.scope)
+      Scope.provide(makeLeaseSession(etcd, ttl, prefix), lane.scope)
     )
     opening.addObserver((exit) => {
       lane.opening = undefined

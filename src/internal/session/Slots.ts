@@ -407,14 +407,11 @@ export const makeSlots = Effect.fnUntraced(function*(
     },
     areUsed: () => entries.size > 0,
     owns: (key) => entries.get(key)?.resting === false,
-    expected: () => {
-      const expected: Array<{ readonly slot: Slot; readonly createRevision: bigint }> = []
-      for (const slot of entries.values()) {
+    expected: () =>
+      [...entries.values()].flatMap((slot) => {
         const { createRevision, releasing } = slot
-        if (createRevision !== undefined && !releasing) expected.push({ slot, createRevision })
-      }
-      return expected
-    },
+        return createRevision === undefined || releasing ? [] : [{ slot, createRevision }]
+      }),
     loseAll: (why) => {
       for (const slot of entries.values()) slot.lose(why)
       for (const fiber of removals) fiber.interruptUnsafe()
