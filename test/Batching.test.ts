@@ -24,13 +24,14 @@ import {
 } from "../src/EtcdError.ts"
 import type { Batching } from "../src/internal/client/batching.ts"
 import { makeEtcd } from "../src/internal/client/Client.ts"
+import type { Transport } from "../src/internal/Transport.ts"
 import { makeGate } from "./utils/gate.ts"
 import { interruptAtEveryStep } from "./utils/interruptAtEveryStep.ts"
 import { failure, settle } from "./utils/virtual.ts"
 
-const make = Effect.fnUntraced(function*(batching: Batching = "all") {
+const make = Effect.fnUntraced(function*(batching: Batching = "all", answers: Partial<Transport> = {}) {
   const gate = makeGate()
-  const etcd = yield* makeEtcd(gate.transport, {
+  const etcd = yield* makeEtcd({ ...gate.transport, ...answers }, {
     retry: Schedule.spaced("1 second").pipe(Schedule.upTo({ times: 2 })),
     timeout: Duration.seconds(5),
     namespace: "",
@@ -429,6 +430,25 @@ describe("patience", () => {
       yield* submit(put("e"))
       txns[0]?.answer(Exit.succeed(done))
       assert.deepStrictEqual(txns.map(({ request }) => written(request)), ["frozen", "b", "c", "d"])
+    }))
+
+  it.effect("is that of who came while answers were handed out, too, and was overtaken at their end", () =>
+    Effect.gen(function*() {
+      const { etcd, submit, txns } = yield* make("all", {
+        range: () => Effect.succeed({ revision: 1n, kvs: [], count: 0, more: false })
+      })
+      yield* submit(put("first"))
+      const fork = <A>(effect: Effect.Effect<A, EtcdError>) => Effect.forkChild(effect, { startImmediately: true })
+      yield* fork(Effect.andThen(
+        Effect.andThen(etcd.txn(put("a")), etcd.range({ key: "at once" })),
+        etcd.txn(remove("frozen"))
+      ))
+      yield* fork(Effect.andThen(etcd.txn(put("b")), etcd.txn(remove("late"))))
+      txns[0]?.answer(Exit.succeed(done))
+      txns[1]?.answer(Exit.succeed(answerOf(txns[1].request)))
+      assert.deepStrictEqual(txns.slice(2).map(({ request }) => written(request)), ["frozen"])
+      yield* TestClock.adjust("20 millis")
+      assert.deepStrictEqual(txns.slice(2).map(({ request }) => written(request)), ["frozen", "late"])
     }))
 
   it.effect("begins anew for each call", () =>

@@ -100,6 +100,10 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
 
   const flushIfDue = (): void => {
     if (calls.size === 0 || (calls.size === 1 && queue.length >= crowd)) flush()
+    // Also for who came while no call was on its way and answers were handed out.
+    if (calls.size === 0 || queue.length === 0 || watching) return
+    watching = true
+    run(watch)
   }
 
   /** Cancelled when nobody wants its answer any more. */
@@ -211,10 +215,6 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
       const pending: Pending<Request, Answer> = { request, resume, gone: false, onGone: () => {} }
       queue.push(pending)
       flushIfDue()
-      if (calls.size > 0 && !watching) {
-        watching = true
-        run(watch)
-      }
       return Effect.sync(() => {
         pending.gone = true
         pending.onGone()
