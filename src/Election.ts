@@ -237,7 +237,7 @@ const make = Effect.fnUntraced(function*(
           const lossOf = (why: HoldLoss) =>
             new LeadershipLost({ name, fencingToken: token, why: why === "Released" ? "Resigned" : why })
           const hold = makeHold({ key: name, slot, token, scope, lossOf })
-          attempt.onEnd = hold.retire
+          attempt.onEnd(hold.retire)
           yield* Effect.annotateCurrentSpan({
             "coord.token": String(token),
             "coord.lease": slot.session.leaseId.toString(16)

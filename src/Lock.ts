@@ -227,10 +227,10 @@ const make = Effect.fnUntraced(function*(
       const since = clock.monotonicTimeNanosUnsafe()
       const lossOf = (why: LockLost["why"]) => new LockLost({ key, fencingToken: token, why })
       const hold = makeHold({ key, slot, token, scope, lossOf })
-      attempt.onEnd = (context) => {
+      attempt.onEnd((context) => {
         hold.retire()
         Telemetry.lockHeldUnsafe(Duration.nanos(clock.monotonicTimeNanosUnsafe() - since), context)
-      }
+      })
       const { assertHeld, entryKey, fenced, guard, lost, release: unlock, remaining, ttl } = hold
       return Effect.as(
         Telemetry.annotate(() => ({

@@ -4,9 +4,11 @@
  */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as FiberSet from "effect/FiberSet"
 import type * as Scope from "effect/Scope"
 import { Closed, EtcdError } from "../../EtcdError.ts"
+import { Link, Linked } from "../Linked.ts"
 
 /** How one kind of request travels. */
 export interface Kind<Request, Answer> {
@@ -33,7 +35,27 @@ interface Pending<Request, Answer> {
   readonly resume: (exit: Exit.Exit<Answer, EtcdError>) => void
   /** Nobody waits for the answer any more. */
   gone: boolean
-  onGone: () => void
+  sent: Sent | undefined
+}
+
+/** A call for a group, cancelled when nobody wants its answer any more. */
+class Sent extends Link<Sent> {
+  readonly #fiber: Fiber.Fiber<unknown, unknown>
+  #wanted: number
+
+  constructor(fiber: Fiber.Fiber<unknown, unknown>, wanted: number) {
+    super()
+    this.#fiber = fiber
+    this.#wanted = wanted
+  }
+
+  gone(): void {
+    if (--this.#wanted === 0) this.#fiber.interruptUnsafe()
+  }
+
+  get cancelled(): Effect.Effect<void> {
+    return Fiber.interrupt(this.#fiber)
+  }
 }
 
 const isWaiting = ({ gone }: Pick<Pending<never, never>, "gone">): boolean => !gone
@@ -87,6 +109,8 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
 
   // What is done for many is not under the annotations and spans of one of them.
   const run = yield* FiberSet.makeRuntime()
+  const fork = Effect.runForkWith(yield* Effect.context<never>())
+  const onTheirWay = new Linked<Sent>()
   // Whenever somebody is in the queue, a call is on its way, or answers are handed out.
   const calls = new Set<Call>()
   let queue: Array<Pending<Request, Answer>> = []
@@ -106,16 +130,15 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
     run(watch)
   }
 
-  /** Cancelled when nobody wants its answer any more. */
   const send = <A>(group: Group, call: Effect.Effect<A, EtcdError>, done: (exit: Exit.Exit<A, EtcdError>) => void) => {
-    const fiber = run(call)
-    let wanted = group.length
-    for (const pending of group) {
-      pending.onGone = () => {
-        if (--wanted === 0) fiber.interruptUnsafe()
-      }
-    }
-    fiber.addObserver(done)
+    const fiber = fork(call)
+    const sent = new Sent(fiber, group.length)
+    for (const pending of group) pending.sent = sent
+    onTheirWay.add(sent)
+    fiber.addObserver((exit) => {
+      onTheirWay.delete(sent)
+      done(exit)
+    })
   }
 
   // The call is interrupted by the last one who waits for it, or by the end of the scope.
@@ -212,19 +235,20 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
 
   const queued = (request: Request): Effect.Effect<Answer, EtcdError> =>
     Effect.callback((resume) => {
-      const pending: Pending<Request, Answer> = { request, resume, gone: false, onGone: () => {} }
+      const pending: Pending<Request, Answer> = { request, resume, gone: false, sent: undefined }
       queue.push(pending)
       flushIfDue()
       return Effect.sync(() => {
         pending.gone = true
-        pending.onGone()
+        pending.sent?.gone()
       })
     })
 
   yield* Effect.addFinalizer(() =>
-    Effect.sync(() => {
+    Effect.suspend(() => {
       open = false
       for (const pending of queue.splice(0)) answer(pending, Exit.fail(closed))
+      return Effect.forEach(onTheirWay.all(), (sent) => sent.cancelled, { concurrency: "unbounded", discard: true })
     })
   )
 

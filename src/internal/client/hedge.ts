@@ -10,13 +10,20 @@ import * as Fiber from "effect/Fiber"
 import * as FiberSet from "effect/FiberSet"
 import type * as Scope from "effect/Scope"
 import type { EtcdError } from "../../EtcdError.ts"
+import { Link, Linked } from "../Linked.ts"
 import type { RetrySettings } from "./retry.ts"
 
 export type Hedge = <A, R>(attempt: Effect.Effect<A, EtcdError, R>) => Effect.Effect<A, EtcdError, R>
 
-interface Asked {
+class Asked extends Link<Asked> {
   readonly since: bigint
   readonly again: () => void
+
+  constructor(since: bigint, again: () => void) {
+    super()
+    this.since = since
+    this.again = again
+  }
 }
 
 export const makeHedge = Effect.fnUntraced(function*(
@@ -26,12 +33,11 @@ export const makeHedge = Effect.fnUntraced(function*(
   const clock = yield* Clock.Clock
   const fork = yield* FiberSet.makeRuntime()
   // In the order in which they were asked. One timer for all of them: hardly any is still there when its time has come.
-  const waiting = new Set<Asked>()
+  const waiting = new Linked<Asked>()
   let watching = false
 
   const watch = Effect.gen(function*() {
-    // No iterator lives through a sleep: it would keep all that has been in the set meanwhile.
-    for (let [asked] = waiting; asked !== undefined; [asked] = waiting) {
+    for (let asked = waiting.first; asked !== undefined; asked = waiting.first) {
       yield* Effect.sleep(Duration.nanos(asked.since + patience - clock.monotonicTimeNanosUnsafe()))
       if (waiting.delete(asked)) asked.again()
     }
@@ -59,7 +65,7 @@ export const makeHedge = Effect.fnUntraced(function*(
           })
           return fiber
         }
-        const asked: Asked = { since: clock.monotonicTimeNanosUnsafe(), again: begin }
+        const asked: Asked = new Asked(clock.monotonicTimeNanosUnsafe(), begin)
         if (begin().pollUnsafe() !== undefined) return
         untilAnswered(asked)
         return Effect.suspend(() => {

@@ -5,11 +5,13 @@ import { connectivityState, Metadata, status as Code } from "@grpc/grpc-js"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
+import { Linked } from "../Linked.ts"
 import { type Dialled, type Endpoint, formatEndpoint, makeDialer, type TlsSettings } from "./channel.ts"
 import { type Condition, makeCondition } from "./condition.ts"
 import { isAnswer, shutDown, type Status } from "./status.ts"
 import type { Duplex } from "./stream.ts"
-import { type Answer, type Call, makeStubs, type Send, type Start } from "./stubs.ts"
+import { type Answer, makeStubs, type Send, type Start } from "./stubs.ts"
+import type { Call } from "./unary.ts"
 
 export interface Member {
   readonly endpoint: string
@@ -57,7 +59,10 @@ const questions = {
 
 const withoutMessage: Status = { code: Code.INTERNAL, details: "an answer without a message" }
 
-const cancel = (call: Call): void => call.end(Code.CANCELLED, "Cancelled on client")
+/** A call, or a stream. */
+type Ongoing = Pick<Call, "end">
+
+const cancel = (call: Ongoing): void => call.end(Code.CANCELLED, "Cancelled on client")
 
 /** `states` is told of every change of the member's state. */
 export const makeMember = Effect.fnUntraced(function*(
@@ -70,8 +75,8 @@ export const makeMember = Effect.fnUntraced(function*(
   const dial = makeDialer(at, tls)
   const requests = makeCondition()
   const elections = makeCondition()
-  const calls = new Set<Call>()
-  const streams = new Set<Call>()
+  const calls = new Linked<Call>()
+  const streams = new Set<Ongoing>()
   let unheardSince: bigint | undefined
   let doubtful = false
   let term: string | undefined
@@ -96,7 +101,7 @@ export const makeMember = Effect.fnUntraced(function*(
   }
   const close = () => {
     closed = true
-    for (const call of [...calls, ...streams]) cancel(call)
+    for (const call of [...calls.all(), ...streams]) cancel(call)
     current.close()
     states.changed()
   }
@@ -119,7 +124,7 @@ export const makeMember = Effect.fnUntraced(function*(
     term = latest
     elections.changed()
   }
-  const end = (ended: Iterable<Call>, why: string) => {
+  const end = (ended: Iterable<Ongoing>, why: string) => {
     for (const call of ended) call.end(Code.UNAVAILABLE, why)
   }
 
@@ -179,12 +184,12 @@ export const makeMember = Effect.fnUntraced(function*(
     redial,
     leave: () => {
       doubtful = true
-      end([...calls, ...streams], `${endpoint} does not answer`)
+      end([...calls.all(), ...streams], `${endpoint} does not answer`)
       redial()
     },
     untilElection: Effect.map(elections.until(() => elected), () => {
       elected = false
-      const older = [...calls]
+      const older = calls.all()
       return () => end(older.filter((call) => calls.has(call)), "the leader of the cluster has changed")
     }),
     close

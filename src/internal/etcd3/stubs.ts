@@ -9,10 +9,7 @@ import type { PutOperation, RangeResult, TxnRequest, TxnResult } from "../../Etc
 import * as Kv from "./kv.ts"
 import { methodOf } from "./protocol.ts"
 import { type Duplex, type Listener, makeDuplex } from "./stream.ts"
-import { type Callback, type Method, UnaryCall } from "./unary.ts"
-
-/** A call on its way. */
-export type Call = Pick<UnaryCall<never, never>, "end">
+import { type Call, type Callback, type Method, UnaryCall } from "./unary.ts"
 
 type Unary<Request, Response> = (
   request: Request,

@@ -3,6 +3,7 @@
  * an error with the stack of its caller.
  */
 import { type ChannelInterface, type InterceptingListener, type Metadata, status as Code } from "@grpc/grpc-js"
+import { Link } from "../Linked.ts"
 import type { Status } from "./status.ts"
 
 export interface Method<Request, Response> {
@@ -13,12 +14,19 @@ export interface Method<Request, Response> {
 
 export type Callback<Response> = (failure: Status | undefined, response: Response | undefined) => void
 
+const ignored = (): void => {}
+
 export const words = (error: unknown): string => error instanceof Error ? error.message : String(error)
 
-export class UnaryCall<Request, Response> implements InterceptingListener {
+/** A call on its way. */
+export abstract class Call extends Link<Call> {
+  abstract end(code: Code, why: string): void
+}
+
+export class UnaryCall<Request, Response> extends Call implements InterceptingListener {
   readonly #call: ReturnType<ChannelInterface["createCall"]>
   readonly #method: Method<Request, Response>
-  readonly #done: Callback<Response>
+  #done: Callback<Response>
   #response: Response | undefined
   /** The answer cannot be read: that is what is told, whatever the server says of it. */
   #unreadable: Status | undefined
@@ -31,6 +39,7 @@ export class UnaryCall<Request, Response> implements InterceptingListener {
     deadline: number,
     done: Callback<Response>
   ) {
+    super()
     this.#method = method
     this.#done = done
     this.#call = channel.createCall(method.path, deadline, null, null, null)
@@ -60,8 +69,13 @@ export class UnaryCall<Request, Response> implements InterceptingListener {
   }
 
   onReceiveStatus({ code, details }: Status): void {
-    if (this.#unreadable !== undefined) this.#done(this.#unreadable, undefined)
-    else if (code !== Code.OK) this.#done({ code, details }, undefined)
-    else this.#done(undefined, this.#response)
+    const done = this.#done
+    const response = this.#response
+    // What grpc-js and Node keep of a call they can keep for long (see `Linked`): so without what waited for it.
+    this.#done = ignored
+    this.#response = undefined
+    if (this.#unreadable !== undefined) done(this.#unreadable, undefined)
+    else if (code !== Code.OK) done({ code, details }, undefined)
+    else done(undefined, response)
   }
 }

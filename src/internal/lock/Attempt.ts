@@ -44,11 +44,15 @@ export class Attempt<E> {
   #claimed: Claimed | undefined
   #waiting: Fiber.Fiber<Taken, E | EtcdError> | undefined
   #isOver = false
-  /** Runs when it ends, before anything is given back. */
-  onEnd: ((context: Context.Context<never>) => void) | undefined
+  #atEnd: ((context: Context.Context<never>) => void) | undefined
 
   constructor(request: AttemptRequest<E>) {
     this.#request = request
+  }
+
+  /** Runs when it ends, before anything is given back. */
+  onEnd(run: (context: Context.Context<never>) => void): void {
+    this.#atEnd = run
   }
 
   /** To be run once, in an uninterruptible region. */
@@ -143,7 +147,7 @@ export class Attempt<E> {
     return Effect.contextWith((context: Context.Context<never>) => {
       const { place } = this.#request
       this.#isOver = true
-      this.onEnd?.(context)
+      this.#atEnd?.(context)
       place.offer = undefined
       const giveBack = Effect.onExitPrimitive(this.#giveBack, () => {
         place.leave()

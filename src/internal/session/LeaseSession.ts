@@ -121,10 +121,12 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
       const stillExpected = slots.expected().some((entry) => entry.slot === slot)
       if (stillExpected && (kv?.createRevision !== createRevision || kv.lease !== lease.id)) slot.lose("Deleted")
     }
+    const owned = slots.owned()
     for (const key of onLease) {
-      if (slots.owns(key) || prefix === undefined || !key.startsWith(prefix)) continue
+      if (owned.has(key) || prefix === undefined || !key.startsWith(prefix)) continue
       const kv = yield* readKey(key)
-      if (kv === undefined || kv.lease !== lease.id || slots.owns(key)) continue
+      // Somebody may have claimed it meanwhile.
+      if (kv === undefined || kv.lease !== lease.id || slots.owned().has(key)) continue
       // Whoever claims a key of this name from here on does so on another lease: here, it would be taken for his, and then deleted.
       distrusted.add(key)
       yield* Effect.logWarning("deleting a key that nobody owns any more").pipe(Effect.annotateLogs({ key }))

@@ -13,6 +13,7 @@ import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import { Compare, type Etcd, Operation, type TxnRequest, type TxnResult } from "../../Etcd.ts"
 import { Ambiguous, EtcdError } from "../../EtcdError.ts"
+import { Link, Linked } from "../Linked.ts"
 import { retryFailed } from "../retryFailed.ts"
 import { type SessionLost, sleepUntil } from "./LeaseClock.ts"
 import type { LeaseSession } from "./LeaseSession.ts"
@@ -95,7 +96,8 @@ export interface Slots {
   readonly open: (session: LeaseSession, key: string, name: string, owner: SlotOwner) => Slot
   /** There are users of it, though they may have no key yet. */
   readonly areUsed: () => boolean
-  readonly owns: (key: string) => boolean
+  /** The keys that have an owner here. */
+  readonly owned: () => ReadonlySet<string>
   /** The keys that have to be there, with their create revisions. */
   readonly expected: () => ReadonlyArray<{ readonly slot: Slot; readonly createRevision: bigint }>
   readonly loseAll: (why: SlotLoss) => void
@@ -139,13 +141,22 @@ interface Shared {
   readonly etcd: Etcd["Service"]
   readonly patience: Patience
   readonly deadlines: Deadlines
-  readonly entries: Map<string, OwnSlot>
+  readonly entries: Linked<OwnSlot>
   /** Removals on their way, which end with the session. */
-  readonly removals: Set<Fiber.Fiber<unknown, EtcdError>>
+  readonly removals: Linked<Removal>
+}
+
+class Removal extends Link<Removal> {
+  readonly fiber: Fiber.Fiber<void, EtcdError>
+
+  constructor(fiber: Fiber.Fiber<void, EtcdError>) {
+    super()
+    this.fiber = fiber
+  }
 }
 
 /** Fields and no closures, as there may be thousands: what is needed once, at the end, is made then. */
-class OwnSlot implements Slot {
+class OwnSlot extends Link<OwnSlot> implements Slot {
   readonly key: string
   readonly session: LeaseSession
   readonly #shared: Shared
@@ -161,10 +172,11 @@ class OwnSlot implements Slot {
   #atLoss: (() => void) | undefined
   #told: Set<(why: SlotLoss) => void> | undefined
   #heirs: Heirs | undefined
-  #removal: Fiber.Fiber<unknown, EtcdError> | undefined
+  #removal: Fiber.Fiber<void, EtcdError> | undefined
   #isOver = false
 
   constructor(shared: Shared, session: LeaseSession, key: string, name: string, owner: SlotOwner) {
+    super()
     this.#shared = shared
     this.session = session
     this.key = key
@@ -239,14 +251,12 @@ class OwnSlot implements Slot {
   }
 
   #leave(): void {
-    if (this.#shared.entries.get(this.key) !== this) return
-    this.#shared.entries.delete(this.key)
-    this.#owner.gone(this.#name)
+    if (this.#shared.entries.delete(this)) this.#owner.gone(this.#name)
   }
 
   get release(): Effect.Effect<void, EtcdError> {
     return Effect.contextWith((context: Context.Context<never>) => {
-      const isThere = () => this.lossUnsafe() === undefined && this.#shared.entries.get(this.key) === this
+      const isThere = () => this.lossUnsafe() === undefined && this.#shared.entries.has(this)
       if (this.#removal === undefined && !isThere()) return Effect.void
       this.releasing = true
       return this.#removedWith(context)
@@ -301,24 +311,25 @@ class OwnSlot implements Slot {
     })
   }
 
-  #startRemoval(context: Context.Context<never>): Fiber.Fiber<unknown, EtcdError> {
+  #startRemoval(context: Context.Context<never>): Fiber.Fiber<void, EtcdError> {
     const { removals } = this.#shared
-    const removal = this.#removal = Effect.runForkWith(context)(this.#remove)
+    const fiber = this.#removal = Effect.runForkWith(context)(this.#remove)
+    const removal = new Removal(fiber)
     removals.add(removal)
-    removal.addObserver(() => removals.delete(removal))
-    return removal
+    fiber.addObserver(() => removals.delete(removal))
+    return fiber
   }
 
   /** Repeated until it is answered or the lease is over: the compare makes every repetition harmless. */
-  get #remove(): Effect.Effect<unknown, EtcdError> {
+  get #remove(): Effect.Effect<void, EtcdError> {
     const { etcd, patience } = this.#shared
     const { createRevision } = this
     const remove = createRevision === undefined ?
       Effect.void :
       retryFailed<EtcdError>({ schedule: retrySoon, while: isTransient })(
-        deleteIf(etcd, this.key, createRevision)
+        Effect.asVoid(deleteIf(etcd, this.key, createRevision))
       )
-    const whole: Effect.Effect<unknown, EtcdError> = createRevision !== undefined && this.#heirs?.areThere() === true
+    const whole: Effect.Effect<void, EtcdError> = createRevision !== undefined && this.#heirs?.areThere() === true
       ? Effect.flatMap(this.#handOver(this.#heirs, createRevision), (done) => done ? Effect.void : remove)
       : remove
     return Effect.onExitPrimitive(whole, (exit) => {
@@ -347,6 +358,17 @@ class OwnSlot implements Slot {
   }
 }
 
+class Waiting extends Link<Waiting> {
+  readonly until: bigint
+  readonly due: () => void
+
+  constructor(until: bigint, due: () => void) {
+    super()
+    this.until = until
+    this.due = due
+  }
+}
+
 /**
  * Tells those who are still waiting for an answer when the patience is over. One timer for all of them: hardly any is still there when
  * its time has come.
@@ -356,7 +378,7 @@ class Deadlines {
   readonly #clock: Clock.Clock
   readonly #run: (effect: Effect.Effect<void>) => unknown
   // In the order of their deadlines, since patience begins no earlier for those who come later.
-  readonly #waiting = new Set<{ readonly until: bigint; readonly due: () => void }>()
+  readonly #waiting = new Linked<Waiting>()
   #watching = false
 
   constructor(patience: Patience, clock: Clock.Clock, run: (effect: Effect.Effect<void>) => unknown) {
@@ -366,19 +388,20 @@ class Deadlines {
   }
 
   begin(due: () => void): () => void {
-    const waiting = { until: this.#patience.beginUnsafe(this.#clock.monotonicTimeNanosUnsafe()), due }
+    const waiting = new Waiting(this.#patience.beginUnsafe(this.#clock.monotonicTimeNanosUnsafe()), due)
     this.#waiting.add(waiting)
     if (!this.#watching) {
       this.#watching = true
       this.#run(this.#watch)
     }
-    return () => this.#waiting.delete(waiting)
+    return () => {
+      this.#waiting.delete(waiting)
+    }
   }
 
   get #watch(): Effect.Effect<void> {
     return Effect.gen({ self: this }, function*() {
-      // No iterator lives through a sleep: it would keep all that has been in the set meanwhile.
-      for (let [waiting] = this.#waiting; waiting !== undefined; [waiting] = this.#waiting) {
+      for (let waiting = this.#waiting.first; waiting !== undefined; waiting = this.#waiting.first) {
         yield* sleepUntil(this.#clock, waiting.until)
         if (!this.#waiting.delete(waiting)) continue
         this.#patience.ranOutUnsafe(this.#clock.monotonicTimeNanosUnsafe())
@@ -392,29 +415,29 @@ class Deadlines {
 export const makeSlots = Effect.fnUntraced(function*(
   etcd: Etcd["Service"]
 ): Effect.fn.Return<Slots, never, Scope.Scope> {
-  const entries = new Map<string, OwnSlot>()
-  const removals: Shared["removals"] = new Set()
+  const entries = new Linked<OwnSlot>()
+  const removals = new Linked<Removal>()
   const patience = patienceWith(etcd)
   const deadlines = new Deadlines(patience, yield* Clock.Clock, yield* FiberSet.makeRuntime())
   const shared: Shared = { etcd, patience, deadlines, entries, removals }
   return {
     open: (session, key, name, owner) => {
       const slot = new OwnSlot(shared, session, key, name, owner)
-      entries.set(key, slot)
+      entries.add(slot)
       const lost = session.lossUnsafe()
       if (lost !== undefined) slot.lose(lost.why)
       return slot
     },
     areUsed: () => entries.size > 0,
-    owns: (key) => entries.get(key)?.resting === false,
+    owned: () => new Set(entries.all().flatMap((slot) => slot.resting ? [] : [slot.key])),
     expected: () =>
-      [...entries.values()].flatMap((slot) => {
+      entries.all().flatMap((slot) => {
         const { createRevision, releasing } = slot
         return createRevision === undefined || releasing ? [] : [{ slot, createRevision }]
       }),
     loseAll: (why) => {
-      for (const slot of entries.values()) slot.lose(why)
-      for (const fiber of removals) fiber.interruptUnsafe()
+      for (const slot of entries.all()) slot.lose(why)
+      for (const { fiber } of removals.all()) fiber.interruptUnsafe()
     }
   }
 })
