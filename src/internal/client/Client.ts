@@ -44,8 +44,17 @@ export const makeEtcd = Effect.fnUntraced(function*(
   const untilClosed = Deferred.await(closed)
 
   const history = new History()
+  const saw = <A extends { readonly revision: bigint }>(answer: A): A => {
+    history.saw(answer.revision)
+    return answer
+  }
+  const seen: Transport = {
+    ...inner,
+    range: (request) => Effect.map(inner.range(request), saw),
+    txn: (request) => Effect.map(inner.txn(request), saw)
+  }
   const ask = yield* makeHedge(settings)
-  const batching = yield* makeBatching(inner, ask, settings.batching ?? "all")
+  const batching = yield* makeBatching(seen, ask, settings.batching ?? "all")
   const transport = withNamespace(guard(batching, closed), settings.namespace)
   const read = retryIdempotent(settings)
   const write = retryWrite(settings)
@@ -78,18 +87,6 @@ export const makeEtcd = Effect.fnUntraced(function*(
     return yield* granting(attempt)
   })
 
-  /** As `named`, of what tells the revision of the store. */
-  const seen =
-    (operation: string, key: string | undefined) =>
-    <A extends { readonly revision: bigint }, R>(effect: Effect.Effect<A, EtcdError, R>) =>
-      Effect.mapBoth(effect, {
-        onFailure: (error) => rename(error, operation, key),
-        onSuccess: (answer) => {
-          history.saw(answer.revision)
-          return answer
-        }
-      })
-
   const leaseRevoke = (id: bigint): Effect.Effect<void, EtcdError> =>
     Effect.suspend(() => {
       let unanswered = false
@@ -110,8 +107,11 @@ export const makeEtcd = Effect.fnUntraced(function*(
     })
 
   return {
-    range: (request) => transport.range(request).pipe(read, seen("range", rangeKey(request))),
-    txn: (request) => transport.txn(request).pipe(isReadOnly(request) ? read : write, seen("txn", txnKey(request))),
+    range: (request) => read(transport.range(request), (error) => rename(error, "range", rangeKey(request))),
+    txn: (request) => {
+      const retried = isReadOnly(request) ? read : write
+      return retried(transport.txn(request), (error) => rename(error, "txn", txnKey(request)))
+    },
     leaseGrant: (ttl) => leaseGrant(ttl).pipe(named("leaseGrant")),
     leaseKeepAlive: (id) => transport.leaseKeepAlive(id).pipe(read, named("leaseKeepAlive")),
     leaseRevoke: (id) => leaseRevoke(id).pipe(named("leaseRevoke")),

@@ -61,7 +61,7 @@ class Sent extends Link<Sent> {
 const isWaiting = ({ gone }: Pick<Pending<never, never>, "gone">): boolean => !gone
 
 /** A call on its way that others wait for. */
-type Call = object
+class Call extends Link<Call> {}
 
 /** Who is answered together asks again together: while answers are handed out, what is asked for, of whatever kind, waits until all are. */
 export class HandingOut {
@@ -112,7 +112,7 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
   const fork = Effect.runForkWith(yield* Effect.context<never>())
   const onTheirWay = new Linked<Sent>()
   // Whenever somebody is in the queue, a call is on its way, or answers are handed out.
-  const calls = new Set<Call>()
+  const calls = new Linked<Call>()
   let queue: Array<Pending<Request, Answer>> = []
   let watching = false
   let flushing = false
@@ -183,7 +183,7 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
       const group = gathered.filter(isWaiting)
       const [first] = group
       if (first === undefined) continue
-      const call: Call = {}
+      const call = new Call()
       calls.add(call)
       if (group.length === 1) sendAlone(first, () => ended(call))
       else sendTogether(group, () => ended(call))
@@ -215,7 +215,7 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
 
   const watch = Effect.gen(function*() {
     while (queue.length > 0) {
-      const seen = [...calls]
+      const seen = calls.all()
       yield* Effect.sleep(patience)
       for (const call of seen) ended(call)
     }
@@ -223,26 +223,18 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
   })
 
   const direct = (request: Request): Effect.Effect<Answer, EtcdError> => {
-    const call: Call = {}
-    return Effect.onExit(
+    const call = new Call()
+    return Effect.onExitPrimitive(
       Effect.suspend(() => {
         calls.add(call)
         return kind.alone(request)
       }),
-      () => Effect.sync(() => ended(call))
+      () => {
+        ended(call)
+        return undefined
+      }
     )
   }
-
-  const queued = (request: Request): Effect.Effect<Answer, EtcdError> =>
-    Effect.callback((resume) => {
-      const pending: Pending<Request, Answer> = { request, resume, gone: false, sent: undefined }
-      queue.push(pending)
-      flushIfDue()
-      return Effect.sync(() => {
-        pending.gone = true
-        pending.sent?.gone()
-      })
-    })
 
   yield* Effect.addFinalizer(() =>
     Effect.suspend(() => {
@@ -253,5 +245,14 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
   )
 
   return (request) =>
-    Effect.suspend(() => open && (calls.size > 0 || handingOut.isOn) ? queued(request) : direct(request))
+    Effect.callback((resume) => {
+      if (!open || calls.size === 0 && !handingOut.isOn) return resume(direct(request))
+      const pending: Pending<Request, Answer> = { request, resume, gone: false, sent: undefined }
+      queue.push(pending)
+      flushIfDue()
+      return Effect.sync(() => {
+        pending.gone = true
+        pending.sent?.gone()
+      })
+    })
 })

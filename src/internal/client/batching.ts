@@ -55,13 +55,12 @@ export const makeBatching = Effect.fnUntraced(function*(
   return {
     ...transport,
     range: (request) => read === undefined || isEndless(request) ? reading.range(request) : read(request),
-    txn: (request) =>
-      Effect.suspend(() => {
-        if (isReadOnly(request)) return reading.txn(request)
-        const footprint = puts === undefined ? undefined : footprintOf(request)
-        if (footprint === undefined) return transport.txn(request)
-        return (footprint.put === undefined ? others : puts)?.({ request, footprint }) ?? transport.txn(request)
-      })
+    txn: (request) => {
+      if (isReadOnly(request)) return reading.txn(request)
+      const footprint = puts === undefined ? undefined : footprintOf(request)
+      if (footprint === undefined) return transport.txn(request)
+      return (footprint.put === undefined ? others : puts)?.({ request, footprint }) ?? transport.txn(request)
+    }
   }
 })
 

@@ -4,10 +4,11 @@
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { identity } from "effect/Function"
 import type * as Schedule from "effect/Schedule"
 import type { Operation, TxnRequest } from "../../Etcd.ts"
 import { Ambiguous, EtcdError, type EtcdErrorReason } from "../../EtcdError.ts"
-import { retryFailed } from "../retryFailed.ts"
+import { retryAfter } from "../retryFailed.ts"
 
 export const isUnavailable = (error: EtcdError): boolean => error.reason._tag === "Unavailable"
 
@@ -21,7 +22,7 @@ export interface RetrySettings {
 }
 
 /**
- * Again by the schedule, while the failure allows it. An attempt that has waited for its whole timeout is as much as a caller
+ * Again by the schedule, while the failure allows it, and `failed` says what it is in the end. An attempt that has waited for its whole timeout is as much as a caller
  * wants to wait: only `patience` of those are repeated.
  */
 export const retryWhile = (
@@ -31,21 +32,23 @@ export const retryWhile = (
 ) => {
   // gRPC counts its deadline in whole milliseconds of another clock.
   const long = Duration.toNanosUnsafe(timeout) * 9n / 10n
-  return <A, R>(attempt: Effect.Effect<A, EtcdError, R>) =>
-    Effect.suspend(() => {
-      let started = 0n
-      let waited = 0
-      return Effect.withFiber<A, EtcdError, R>((fiber) => {
-        started = fiber.getRef(Clock.Clock).monotonicTimeNanosUnsafe()
-        return attempt
-      }).pipe(
-        retryFailed({
+  return <A, R>(attempt: Effect.Effect<A, EtcdError, R>, failed: (error: EtcdError) => EtcdError = identity) =>
+    Effect.withFiber<A, EtcdError, R>((fiber) => {
+      const clock = fiber.getRef(Clock.Clock)
+      let started = clock.monotonicTimeNanosUnsafe()
+      return Effect.catch(attempt, (first) => {
+        let waited = 0
+        const again = Effect.suspend(() => {
+          started = clock.monotonicTimeNanosUnsafe()
+          return attempt
+        })
+        const retried = retryAfter(first, again, {
           schedule: retry,
           while: (error) =>
-            retryable(error) &&
-            Effect.map(Clock.monotonicTimeNanos, (now) => now - started < long || waited++ < patience)
+            retryable(error) && (clock.monotonicTimeNanosUnsafe() - started < long || waited++ < patience)
         })
-      )
+        return Effect.mapError(retried, failed)
+      })
     })
 }
 
@@ -55,10 +58,10 @@ export const retryIdempotent = (settings: RetrySettings) => retryWhile(settings,
 /** Writes: again only while it is certain that nothing was sent. */
 export const retryWrite = (settings: RetrySettings) => {
   const retried = retryWhile(settings, ({ reason }) => reason._tag === "Unavailable" && !reason.sent)
-  return <A, R>(attempt: Effect.Effect<A, EtcdError, R>) =>
-    Effect.mapError(
-      retried(attempt),
-      (error) => isUnanswered(error) ? withReason(error, ambiguous(error.reason)) : error
+  return <A, R>(attempt: Effect.Effect<A, EtcdError, R>, failed: (error: EtcdError) => EtcdError = identity) =>
+    retried(
+      attempt,
+      (error) => failed(isUnanswered(error) ? withReason(error, ambiguous(error.reason)) : error)
     )
 }
 

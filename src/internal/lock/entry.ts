@@ -13,7 +13,7 @@ import * as Schedule from "effect/Schedule"
 import { Compare, Operation } from "../../Etcd.ts"
 import type { Etcd, KeyValue, RangeResult, TxnRequest, TxnResult } from "../../Etcd.ts"
 import { EtcdError, Unavailable } from "../../EtcdError.ts"
-import { retryFailed } from "../retryFailed.ts"
+import { retryAfter, retryFailed } from "../retryFailed.ts"
 import { isTransient, mayBeApplied, type Slot } from "../session/Slots.ts"
 import { type End, unless } from "../unless.ts"
 import { Cut, type Deletions } from "./deletions.ts"
@@ -124,20 +124,30 @@ export const settle = <A>(
   request: TxnRequest,
   read: (result: TxnResult) => Effect.Effect<A, EtcdError | EntryLost>
 ): Effect.Effect<A, EtcdError | EntryLost> => {
-  let sent = false
-  const attempt = Effect.tapError(etcd.txn(request), (error) =>
-    Effect.sync(() => {
-      if (error.reason._tag === "LeaseNotFound") slot.session.revoked()
-      if (error.reason._tag === "Ambiguous") sent = true
-      if (mayBeApplied(error)) slot.session.distrust(slot.key)
-    }))
-  return Effect.matchEffect(
-    retryFailed<EtcdError>({ schedule: backoff, while: (error) => sent && isTransient(error) })(attempt),
-    {
-      onFailure: (error) => Effect.fail(error.reason._tag === "LeaseNotFound" ? EntryLost : error),
-      onSuccess: read
-    }
-  )
+  const attempt = etcd.txn(request)
+  return Effect.matchEffect(attempt, {
+    onFailure: (first) => {
+      let sent = false
+      const notice = (error: EtcdError) => {
+        if (error.reason._tag === "LeaseNotFound") slot.session.revoked()
+        if (error.reason._tag === "Ambiguous") sent = true
+        if (mayBeApplied(error)) slot.session.distrust(slot.key)
+      }
+      notice(first)
+      const again = Effect.tapError(attempt, (error) => Effect.sync(() => notice(error)))
+      return Effect.matchEffect(
+        retryAfter<TxnResult, EtcdError, never>(first, again, {
+          schedule: backoff,
+          while: (error) => sent && isTransient(error)
+        }),
+        {
+          onFailure: (error) => Effect.fail(error.reason._tag === "LeaseNotFound" ? EntryLost : error),
+          onSuccess: read
+        }
+      )
+    },
+    onSuccess: read
+  })
 }
 
 /**
