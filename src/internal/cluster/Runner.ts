@@ -7,6 +7,7 @@ import type * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import { type Etcd, type KeyValue, Operation } from "../../Etcd.ts"
@@ -68,7 +69,9 @@ const claimMachine = Effect.fnUntraced(function*(
   address: string,
   session: LeaseSession,
   /** At once, so that an interruption leaves no number that nobody knows of. */
-  keep: (machine: Machine) => void
+  keep: (machine: Machine) => void,
+  /** A number that is given back, which nobody waits for here. */
+  leave: (leaving: Fiber.Fiber<void>) => void
 ): Effect.fn.Return<number | undefined, ClaimError> {
   const path = machinesOf(prefix)
   const first = yield* etcd.range({ prefix: path, keysOnly: true })
@@ -79,7 +82,7 @@ const claimMachine = Effect.fnUntraced(function*(
     const slot = session.open(`${path}${id}`, `${id}`, unpooled)
     const claimed = yield* Effect.onExit(claim(etcd, path, slot, address), (exit) => {
       if (Exit.isSuccess(exit) && typeof exit.value === "bigint") return Effect.sync(() => keep({ slot, id }))
-      return Effect.asVoid(Effect.forkIn(slot.giveBack, session.scope))
+      return Effect.map(Effect.forkIn(slot.giveBack, session.scope), leave)
     })
     if (typeof claimed === "bigint") return id
     // The lease is lost.
@@ -114,13 +117,20 @@ export const makeRunner = (options: {
   const key = runnerKey(prefix, runner)
   const lease: RunnerLease = makeRunnerLease({ ...options, slots: machinesOf(prefix) })
   let machine: Machine | undefined
+  let leaving: Fiber.Fiber<void> | undefined
 
   const machineOn = (session: LeaseSession): Effect.Effect<number | undefined, ClaimError> =>
     machine?.slot.session === session && machine.slot.lossUnsafe() === undefined
       ? Effect.succeed(machine.id)
-      : claimMachine(etcd, prefix, address, session, (claimed) => {
-        machine = claimed
-      })
+      // What was put for who has given up would be taken for one's own, and then be deleted for him.
+      : Effect.andThen(
+        leaving === undefined ? Effect.void : Fiber.await(leaving),
+        claimMachine(etcd, prefix, address, session, (claimed) => {
+          machine = claimed
+        }, (given) => {
+          leaving = given
+        })
+      )
 
   const register = (self: Runner, healthy: boolean): Effect.Effect<number, ClaimError> =>
     Effect.gen(function*() {
