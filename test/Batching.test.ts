@@ -626,4 +626,55 @@ describe("closing", () => {
       assert.strictEqual(failure(yield* Fiber.await(line))?.reason._tag, "Closed")
       assert.strictEqual(txns.length, 1)
     }))
+
+  it.effect("sends nothing for those who wait, where it is the first of them that closes the client when it is answered", () =>
+    Effect.gen(function*() {
+      const gate = makeGate()
+      const sent: Array<string> = []
+      const scope = yield* Scope.make()
+      const { submit } = yield* Scope.provide(
+        make("all", {
+          txn: (request) => {
+            sent.push(written(request))
+            if (sent.length === 1) return gate.transport.txn(request)
+            return sent.length === 2
+              ? Effect.fail(new EtcdError({ operation: "txn", reason: new InvalidArgument({ detail: "of one" }) }))
+              : Effect.succeed(done)
+          }
+        }),
+        scope
+      )
+      yield* submit(put("first"))
+      const b = yield* submit(put("b"))
+      const closing = yield* Effect.forkChild(Effect.andThen(Fiber.join(b), Scope.close(scope, Exit.void)), {
+        startImmediately: true
+      })
+      const line = yield* submit(put("c"))
+      gate.txns[0]?.answer(Exit.succeed(done))
+      yield* Fiber.join(closing)
+      assert.strictEqual(failure(yield* Fiber.await(line))?.reason._tag, "Closed")
+      assert.deepStrictEqual(sent, ["first", "b c", "b"])
+    }))
+
+  it.effect("ends also a call that begins as the client closes", () =>
+    Effect.gen(function*() {
+      const gate = makeGate()
+      const scope = yield* Scope.make()
+      const { submit } = yield* Scope.provide(
+        make("all", {
+          txn: (request) =>
+            Effect.suspend(() => {
+              // What it writes can be seen before it is answered, by somebody who closes the client.
+              if (gate.txns.length === 1) Effect.runFork(Scope.close(scope, Exit.void))
+              return gate.transport.txn(request)
+            })
+        }),
+        scope
+      )
+      yield* submit(put("first"))
+      const line = yield* submit(put("b"))
+      gate.txns[0]?.answer(Exit.succeed(done))
+      assert.strictEqual(failure(yield* Fiber.await(line))?.reason._tag, "Closed")
+      assert.strictEqual(gate.txns[1]?.state, "cancelled")
+    }))
 })

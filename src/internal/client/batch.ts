@@ -131,6 +131,8 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
   }
 
   const send = <A>(group: Group, call: Effect.Effect<A, EtcdError>, done: (exit: Exit.Exit<A, EtcdError>) => void) => {
+    // Whoever was answered at once, as in memory, can have closed the scope.
+    if (!open) return done(Exit.fail(closed))
     const fiber = fork(call)
     const sent = new Sent(fiber, group.length)
     for (const pending of group) pending.sent = sent
@@ -139,6 +141,8 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
       onTheirWay.delete(sent)
       done(exit)
     })
+    // It was not on its way yet when somebody who saw its beginning closed the scope.
+    if (!open) fiber.interruptUnsafe()
   }
 
   // The call is interrupted by the last one who waits for it, or by the end of the scope.
