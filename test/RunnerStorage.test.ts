@@ -477,22 +477,26 @@ describe("runners", () => {
       assert.notInclude(ids, next)
     }))
 
-  it.effect("a registration that gave up while its machine id was claimed does not take it away from the next one", () =>
+  it.effect("a registration that gave up while its machine id was claimed does not take it away from another one", () =>
     Effect.gen(function*() {
       for (const late of ["300 millis", "800 millis", "3 seconds"] as const) {
-        const world = yield* makeWorld
-        const one = yield* client(world)
-        yield* one.storage.acquire(a, shardsTo(1))
-        yield* one.link.setFate((operation) => operation === "txn" ? { request: late } : {})
-        const first = yield* Effect.forkChild(one.storage.register(runnerOf(1), true))
-        yield* TestClock.adjust("100 millis")
-        // As Sharding does it, after a timeout.
-        yield* Fiber.interrupt(first)
-        yield* one.link.setFate((operation) => operation === "txn" ? { request: "500 millis" } : {})
-        const next = yield* Effect.forkChild(one.storage.register(runnerOf(1), true))
-        yield* TestClock.adjust("5 seconds")
-        const id = yield* Fiber.join(next)
-        assert.notStrictEqual(yield* leaseOf(world, `/cluster/machines/${id}`), 0n, late)
+        for (const atOnce of [true, false]) {
+          const world = yield* makeWorld
+          const one = yield* client(world)
+          yield* one.storage.acquire(a, shardsTo(1))
+          const register = Effect.forkChild(one.storage.register(runnerOf(1), true), { startImmediately: true })
+          yield* one.link.setFate((operation) => operation === "txn" ? { request: late } : {})
+          const first = yield* register
+          yield* one.link.setFate((operation) => operation === "txn" ? { request: "500 millis" } : {})
+          const early = atOnce ? yield* register : undefined
+          yield* TestClock.adjust("100 millis")
+          // As Sharding does it, after a timeout.
+          yield* Fiber.interrupt(first)
+          const next = early ?? (yield* register)
+          yield* TestClock.adjust("5 seconds")
+          const id = yield* Fiber.join(next)
+          assert.notStrictEqual(yield* leaseOf(world, `/cluster/machines/${id}`), 0n, `${late}, at once: ${atOnce}`)
+        }
       }
     }))
 

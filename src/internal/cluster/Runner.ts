@@ -10,6 +10,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
 import { type Etcd, type KeyValue, Operation } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
 import { IdsExhausted } from "../../InstanceId.ts"
@@ -116,21 +117,23 @@ export const makeRunner = (options: {
   const address = addressText(runner)
   const key = runnerKey(prefix, runner)
   const lease: RunnerLease = makeRunnerLease({ ...options, slots: machinesOf(prefix) })
+  const claiming = Semaphore.makeUnsafe(1)
   let machine: Machine | undefined
   let leaving: Fiber.Fiber<void> | undefined
 
+  // What another claim has put, whoever gave it up, would be taken for one's own, and then be deleted for him: so one at a time.
   const machineOn = (session: LeaseSession): Effect.Effect<number | undefined, ClaimError> =>
-    machine?.slot.session === session && machine.slot.lossUnsafe() === undefined
-      ? Effect.succeed(machine.id)
-      // What was put for who has given up would be taken for one's own, and then be deleted for him.
-      : Effect.andThen(
-        leaving === undefined ? Effect.void : Fiber.await(leaving),
-        claimMachine(etcd, prefix, address, session, (claimed) => {
-          machine = claimed
-        }, (given) => {
-          leaving = given
-        })
-      )
+    claiming.withPermit(Effect.suspend(() => {
+      if (machine?.slot.session === session && machine.slot.lossUnsafe() === undefined) {
+        return Effect.succeed(machine.id)
+      }
+      const claimAnew = claimMachine(etcd, prefix, address, session, (claimed) => {
+        machine = claimed
+      }, (fiber) => {
+        leaving = fiber
+      })
+      return leaving === undefined ? claimAnew : Effect.andThen(Fiber.await(leaving), claimAnew)
+    }))
 
   const register = (self: Runner, healthy: boolean): Effect.Effect<number, ClaimError> =>
     Effect.gen(function*() {
