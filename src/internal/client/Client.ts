@@ -5,6 +5,8 @@ import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { Etcd, KeyRange, Lease, Operation, TxnRequest, WatchItem } from "../../Etcd.ts"
@@ -15,7 +17,7 @@ import { type Batching, makeBatching } from "./batching.ts"
 import { healthOf } from "./health.ts"
 import { makeHedge } from "./hedge.ts"
 import { History } from "./history.ts"
-import { withNamespace } from "./namespace.ts"
+import { makeNamespaced } from "./namespace.ts"
 import {
   isReadOnly,
   isUnanswered,
@@ -25,6 +27,7 @@ import {
   retryWhile,
   retryWrite
 } from "./retry.ts"
+import { knowStart, startFiber } from "./start.ts"
 import { watchFrom, watchNow } from "./watch.ts"
 
 export interface ClientSettings extends RetrySettings {
@@ -55,10 +58,12 @@ export const makeEtcd = Effect.fnUntraced(function*(
   }
   const ask = yield* makeHedge(settings)
   const batching = yield* makeBatching(seen, ask, settings.batching ?? "all")
-  const transport = withNamespace(guard(batching, closed), settings.namespace)
+  const namespaced = makeNamespaced(settings.namespace)
+  const transport = namespaced.transport(guard(batching, closed))
   const read = retryIdempotent(settings)
   const write = retryWrite(settings)
-  const granting = retryWhile(settings, (error) => isUnavailable(error) || isUnanswered(error), 1)
+  const granting = retryWhile(settings, (error) => isUnavailable(error) || isUnanswered(error), 1).retried
+  const clock = yield* Clock.Clock
 
   const leaseGrant = Effect.fnUntraced(function*(ttl: Duration.Duration) {
     let id = newLeaseId()
@@ -106,11 +111,13 @@ export const makeEtcd = Effect.fnUntraced(function*(
       )
     })
 
-  return {
+  const failedTxn = (request: TxnRequest) => (error: EtcdError) => rename(error, "txn", txnKey(request))
+
+  const service: Etcd["Service"] = {
     range: (request) => read(transport.range(request), (error) => rename(error, "range", rangeKey(request))),
     txn: (request) => {
-      const retried = isReadOnly(request) ? read : write
-      return retried(transport.txn(request), (error) => rename(error, "txn", txnKey(request)))
+      const retried = isReadOnly(request) ? read : write.retried
+      return retried(transport.txn(request), failedTxn(request))
     },
     leaseGrant: (ttl) => leaseGrant(ttl).pipe(named("leaseGrant")),
     leaseKeepAlive: (id) => transport.leaseKeepAlive(id).pipe(read, named("leaseKeepAlive")),
@@ -127,6 +134,20 @@ export const makeEtcd = Effect.fnUntraced(function*(
     health: health({}, healthOf(transport).pipe(read, Effect.mapError((error) => rename(error, "health", undefined)))),
     settings: { retry: settings.retry, timeout: settings.timeout }
   }
+
+  knowStart(service, (request, context, ended) => {
+    const began = clock.monotonicTimeNanosUnsafe()
+    let retried: (() => void) | undefined
+    const first = Deferred.isDoneUnsafe(closed) ? undefined : batching.start(namespaced.request(request), (exit) => {
+      const error = Option.getOrUndefined(Exit.findErrorOption(exit))
+      if (error === undefined) return ended(Exit.map(exit, namespaced.result))
+      const rest = write.after(clock, began, error, transport.txn(request), failedTxn(request))
+      retried = startFiber(rest, context, ended)
+    })
+    if (first === undefined) return startFiber(service.txn(request), context, ended)
+    return () => (retried ?? first)()
+  })
+  return service
 })
 
 /** Of the port what an application asks for itself; the rest are steps of operations with spans of their own. */

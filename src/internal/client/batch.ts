@@ -30,6 +30,12 @@ const crowd = 16
 /** As many go at once, and in two calls if they are more. */
 const whole = 2 * crowd
 
+export interface Batched<Request, Answer> {
+  readonly ask: (request: Request) => Effect.Effect<Answer, EtcdError>
+  /** As `Start` (see `start.ts`). */
+  readonly start: (request: Request, ended: (exit: Exit.Exit<Answer, EtcdError>) => void) => () => void
+}
+
 interface Pending<Request, Answer> {
   readonly request: Request
   readonly resume: (exit: Exit.Exit<Answer, EtcdError>) => void
@@ -104,7 +110,7 @@ const closed = new EtcdError({ operation: "close", reason: new Closed() })
 export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
   kind: Kind<Request, Answer>,
   handingOut: HandingOut
-): Effect.fn.Return<(request: Request) => Effect.Effect<Answer, EtcdError>, never, Scope.Scope> {
+): Effect.fn.Return<Batched<Request, Answer>, never, Scope.Scope> {
   type Group = ReadonlyArray<Pending<Request, Answer>>
 
   // What is done for many is not under the annotations and spans of one of them.
@@ -248,15 +254,38 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
     })
   )
 
-  return (request) =>
-    Effect.callback((resume) => {
-      if (!open || calls.size === 0 && !handingOut.isOn) return resume(direct(request))
-      const pending: Pending<Request, Answer> = { request, resume, gone: false, sent: undefined }
-      queue.push(pending)
-      flushIfDue()
-      return Effect.sync(() => {
-        pending.gone = true
-        pending.sent?.gone()
-      })
-    })
+  const enqueue = (request: Request, resume: Pending<Request, Answer>["resume"]): Pending<Request, Answer> => {
+    const pending: Pending<Request, Answer> = { request, resume, gone: false, sent: undefined }
+    queue.push(pending)
+    flushIfDue()
+    return pending
+  }
+  const leave = (pending: Pending<Request, Answer>): void => {
+    pending.gone = true
+    pending.sent?.gone()
+  }
+
+  return {
+    ask: (request) =>
+      Effect.callback((resume) => {
+        if (!open || calls.size === 0 && !handingOut.isOn) return resume(direct(request))
+        const pending = enqueue(request, resume)
+        return Effect.sync(() => leave(pending))
+      }),
+    start: (request, ended) => {
+      let over = !open
+      if (over) ended(Exit.fail(closed))
+      const end = (exit: Exit.Exit<Answer, EtcdError>) => {
+        if (over) return
+        over = true
+        ended(exit)
+      }
+      const pending = over ? undefined : enqueue(request, end)
+      return () => {
+        if (over) return
+        over = true
+        if (pending !== undefined) leave(pending)
+      }
+    }
+  }
 })

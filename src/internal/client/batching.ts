@@ -20,6 +20,7 @@ import type { Transport } from "../Transport.ts"
 import { HandingOut, type Kind, makeBatched } from "./batch.ts"
 import { type Footprint, footprintOf, isEndless, makeCompany } from "./footprint.ts"
 import { isReadOnly } from "./retry.ts"
+import type { Ended } from "./start.ts"
 
 /** Writes may not where etcd checks no role in nested transactions. */
 export type Batching = "off" | "reads" | "all"
@@ -35,12 +36,17 @@ interface Limits {
 /** etcd's values have 1.5 MiB at most, and an answer 64 MiB here: an answer that is too long is known only after it was written. */
 const maxValues = 32
 
+export interface Batched extends Transport {
+  /** As `Start` (see `start.ts`), of what may travel with others. */
+  readonly start: (request: TxnRequest, ended: Ended<TxnResult, EtcdError>) => (() => void) | undefined
+}
+
 /** `ask` is how a read is sent, alone or with others. */
 export const makeBatching = Effect.fnUntraced(function*(
   transport: Transport,
   ask: <A>(attempt: Effect.Effect<A, EtcdError>) => Effect.Effect<A, EtcdError>,
   batching: Batching
-): Effect.fn.Return<Transport, never, Scope.Scope> {
+): Effect.fn.Return<Batched, never, Scope.Scope> {
   const limits: Limits = { operations: 128, bytes: 1 << 20 }
   const reading: Reading = {
     range: (request) => ask(transport.range(request)),
@@ -52,14 +58,22 @@ export const makeBatching = Effect.fnUntraced(function*(
   const puts = batching === "all" ? yield* makeBatched(writesOf(transport, limits), handingOut) : undefined
   const others = batching === "all" ? yield* makeBatched(writesOf(transport, limits), handingOut) : undefined
 
+  const footprintWith = (request: TxnRequest): Footprint | undefined =>
+    batching === "all" ? footprintOf(request) : undefined
+  /** Who sends it with others, if anybody does. */
+  const batchedFor = (footprint: Footprint) => footprint.put === undefined ? others : puts
+
   return {
     ...transport,
-    range: (request) => read === undefined || isEndless(request) ? reading.range(request) : read(request),
+    range: (request) => read === undefined || isEndless(request) ? reading.range(request) : read.ask(request),
     txn: (request) => {
       if (isReadOnly(request)) return reading.txn(request)
-      const footprint = puts === undefined ? undefined : footprintOf(request)
-      if (footprint === undefined) return transport.txn(request)
-      return (footprint.put === undefined ? others : puts)?.({ request, footprint }) ?? transport.txn(request)
+      const footprint = footprintWith(request)
+      return footprint && batchedFor(footprint)?.ask({ request, footprint }) || transport.txn(request)
+    },
+    start: (request, ended) => {
+      const footprint = isReadOnly(request) ? undefined : footprintWith(request)
+      return footprint && batchedFor(footprint)?.start({ request, footprint }, ended)
     }
   }
 })

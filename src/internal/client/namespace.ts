@@ -3,6 +3,7 @@
  * joins strings in front, so no key, prefix or range of a user can mean one outside.
  */
 import * as Effect from "effect/Effect"
+import { identity } from "effect/Function"
 import * as Stream from "effect/Stream"
 import type {
   Compare,
@@ -11,13 +12,22 @@ import type {
   Operation,
   OperationResult,
   TxnRequest,
+  TxnResult,
   WatchEvent,
   WatchItem
 } from "../../Etcd.ts"
 import type { Transport } from "../Transport.ts"
 
-export const withNamespace = (transport: Transport, namespace: string): Transport => {
-  if (namespace === "") return transport
+export interface Namespaced {
+  readonly request: (request: TxnRequest) => TxnRequest
+  readonly result: (result: TxnResult) => TxnResult
+  readonly transport: (transport: Transport) => Transport
+}
+
+const everything: Namespaced = { request: identity, result: identity, transport: identity }
+
+export const makeNamespaced = (namespace: string): Namespaced => {
+  if (namespace === "") return everything
 
   const within = <A extends KeyRange>(range: A): A => {
     if ("key" in range) return { ...range, key: namespace + range.key }
@@ -62,11 +72,12 @@ export const withNamespace = (transport: Transport, namespace: string): Transpor
   const item = (item: WatchItem): WatchItem =>
     item._tag === "Opened" ? item : { ...item, events: item.events.map(event) }
 
-  return {
+  const txnResult = (answer: TxnResult): TxnResult => ({ ...answer, responses: answer.responses.map(result) })
+
+  const below = (transport: Transport): Transport => ({
     range: (request) =>
       Effect.map(transport.range(within(request)), (answer) => ({ ...answer, kvs: answer.kvs.map(kv) })),
-    txn: (request) =>
-      Effect.map(transport.txn(txn(request)), (answer) => ({ ...answer, responses: answer.responses.map(result) })),
+    txn: (request) => Effect.map(transport.txn(txn(request)), txnResult),
     leaseGrant: transport.leaseGrant,
     leaseKeepAlive: transport.leaseKeepAlive,
     leaseRevoke: transport.leaseRevoke,
@@ -78,5 +89,6 @@ export const withNamespace = (transport: Transport, namespace: string): Transpor
       })),
     members: transport.members,
     watch: (request) => Stream.map(transport.watch(within(request)), item)
-  }
+  })
+  return { request: txn, result: txnResult, transport: below }
 }

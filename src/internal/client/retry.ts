@@ -21,48 +21,70 @@ export interface RetrySettings {
   readonly timeout: Duration.Duration
 }
 
+export interface Retry {
+  /** `failed` says what the failure is in the end. */
+  readonly retried: <A, R>(
+    attempt: Effect.Effect<A, EtcdError, R>,
+    failed?: (error: EtcdError) => EtcdError
+  ) => Effect.Effect<A, EtcdError, R>
+  /** What follows an attempt that began then, and has failed. */
+  readonly after: <A, R>(
+    clock: Clock.Clock,
+    began: bigint,
+    first: EtcdError,
+    attempt: Effect.Effect<A, EtcdError, R>,
+    failed: (error: EtcdError) => EtcdError
+  ) => Effect.Effect<A, EtcdError, R>
+}
+
 /**
- * Again by the schedule, while the failure allows it, and `failed` says what it is in the end. An attempt that has waited for its whole timeout is as much as a caller
+ * Again by the schedule, while the failure allows it. An attempt that has waited for its whole timeout is as much as a caller
  * wants to wait: only `patience` of those are repeated.
  */
 export const retryWhile = (
   { retry, timeout }: RetrySettings,
   retryable: (error: EtcdError) => boolean,
   patience = 0
-) => {
+): Retry => {
   // gRPC counts its deadline in whole milliseconds of another clock.
   const long = Duration.toNanosUnsafe(timeout) * 9n / 10n
-  return <A, R>(attempt: Effect.Effect<A, EtcdError, R>, failed: (error: EtcdError) => EtcdError = identity) =>
-    Effect.withFiber<A, EtcdError, R>((fiber) => {
-      const clock = fiber.getRef(Clock.Clock)
-      let started = clock.monotonicTimeNanosUnsafe()
-      return Effect.catch(attempt, (first) => {
-        let waited = 0
-        const again = Effect.suspend(() => {
-          started = clock.monotonicTimeNanosUnsafe()
-          return attempt
-        })
-        const retried = retryAfter(first, again, {
-          schedule: retry,
-          while: (error) =>
-            retryable(error) && (clock.monotonicTimeNanosUnsafe() - started < long || waited++ < patience)
-        })
-        return Effect.mapError(retried, failed)
-      })
+  const after: Retry["after"] = (clock, began, first, attempt, failed) => {
+    let started = began
+    let waited = 0
+    const again = Effect.suspend(() => {
+      started = clock.monotonicTimeNanosUnsafe()
+      return attempt
     })
+    const retried = retryAfter(first, again, {
+      schedule: retry,
+      while: (error) => retryable(error) && (clock.monotonicTimeNanosUnsafe() - started < long || waited++ < patience)
+    })
+    return Effect.mapError(retried, failed)
+  }
+  return {
+    retried: (attempt, failed = identity) =>
+      Effect.withFiber((fiber) => {
+        const clock = fiber.getRef(Clock.Clock)
+        const began = clock.monotonicTimeNanosUnsafe()
+        return Effect.catch(attempt, (first) => after(clock, began, first, attempt, failed))
+      }),
+    after
+  }
 }
 
 /** Reads, and writes that do no harm when they happen twice. */
-export const retryIdempotent = (settings: RetrySettings) => retryWhile(settings, isUnavailable)
+export const retryIdempotent = (settings: RetrySettings): Retry["retried"] =>
+  retryWhile(settings, isUnavailable).retried
 
 /** Writes: again only while it is certain that nothing was sent. */
-export const retryWrite = (settings: RetrySettings) => {
-  const retried = retryWhile(settings, ({ reason }) => reason._tag === "Unavailable" && !reason.sent)
-  return <A, R>(attempt: Effect.Effect<A, EtcdError, R>, failed: (error: EtcdError) => EtcdError = identity) =>
-    retried(
-      attempt,
-      (error) => failed(isUnanswered(error) ? withReason(error, ambiguous(error.reason)) : error)
-    )
+export const retryWrite = (settings: RetrySettings): Retry => {
+  const { after, retried } = retryWhile(settings, ({ reason }) => reason._tag === "Unavailable" && !reason.sent)
+  const asWrite = (failed: (error: EtcdError) => EtcdError) => (error: EtcdError) =>
+    failed(isUnanswered(error) ? withReason(error, ambiguous(error.reason)) : error)
+  return {
+    retried: (attempt, failed = identity) => retried(attempt, asWrite(failed)),
+    after: (clock, began, first, attempt, failed) => after(clock, began, first, attempt, asWrite(failed))
+  }
 }
 
 const withReason = (error: EtcdError, reason: EtcdErrorReason): EtcdError => new EtcdError({ ...error, reason })

@@ -5,7 +5,7 @@
 import * as Effect from "effect/Effect"
 import { Compare, type Etcd, type KeyValue, Operation } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
-import { claiming, type EntryLost, orLost, rangeOf, settle } from "../lock/entry.ts"
+import { claiming, type EntryLost, orLost, rangeOf } from "../lock/entry.ts"
 import type { Slot } from "../session/Slots.ts"
 
 /** A number that a key below the path stands for, if it is one. */
@@ -35,21 +35,18 @@ export const claim = Effect.fnUntraced(function*(
   value: string
 ): Effect.fn.Return<bigint | ReadonlyArray<KeyValue>, EtcdError | EntryLost> {
   const lease = slot.session.leaseId
-  return yield* claiming(
-    slot,
-    settle(etcd, slot, {
-      compare: [Compare.createRevision(slot.key, "=", 0n)],
-      success: [Operation.put(slot.key, value, { lease })],
-      failure: [Operation.range({ prefix: path, keysOnly: true })]
-    }, (result): Effect.Effect<bigint | ReadonlyArray<KeyValue>> => {
-      const taken = rangeOf(result, 0)?.kvs ?? []
-      // On our lease, it is what the claim that was sent before and had no answer has put there.
-      const own = result.succeeded
-        ? result.revision
-        : taken.find((kv) => kv.key === slot.key && kv.lease === lease)?.createRevision
-      if (own === undefined) return Effect.succeed(taken)
-      slot.present(own)
-      return Effect.succeed(own)
-    })
-  )
+  return yield* claiming(etcd, slot, {
+    compare: [Compare.createRevision(slot.key, "=", 0n)],
+    success: [Operation.put(slot.key, value, { lease })],
+    failure: [Operation.range({ prefix: path, keysOnly: true })]
+  }, (result): Effect.Effect<bigint | ReadonlyArray<KeyValue>> => {
+    const taken = rangeOf(result, 0)?.kvs ?? []
+    // On our lease, it is what the claim that was sent before and had no answer has put there.
+    const own = result.succeeded
+      ? result.revision
+      : taken.find((kv) => kv.key === slot.key && kv.lease === lease)?.createRevision
+    if (own === undefined) return Effect.succeed(taken)
+    slot.present(own)
+    return Effect.succeed(own)
+  })
 }, orLost)

@@ -5,16 +5,18 @@
  * revision. Entries of a lock are the keys directly below it; deeper keys belong to other locks.
  */
 import type * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import { Compare, Operation } from "../../Etcd.ts"
 import type { Etcd, KeyValue, RangeResult, TxnRequest, TxnResult } from "../../Etcd.ts"
 import { EtcdError, Unavailable } from "../../EtcdError.ts"
+import { startFiber, startOf } from "../client/start.ts"
 import { retryAfter, retryFailed } from "../retryFailed.ts"
-import { isTransient, mayBeApplied, type Slot } from "../session/Slots.ts"
+import { isTransient, mayBeApplied, type Pending, type Slot } from "../session/Slots.ts"
 import { type End, unless } from "../unless.ts"
 import { Cut, type Deletions } from "./deletions.ts"
 
@@ -115,62 +117,113 @@ export const claimedBy = (path: string, slot: Slot, result: TxnResult, index: nu
 }
 
 /**
- * Sends a claim until it is answered. A claim whose answer was lost is sent again unchanged: its compare finds the entry that the
- * lost one made. Because the lost one may be applied at any later time, the lease is distrusted from then on.
+ * Sends a claim until it is answered, and so that its outcome is never lost: it goes on when the caller is interrupted, and whoever gives the
+ * slot back waits for its answer. A lost lease ends it.
+ *
+ * A claim whose answer was lost is sent again unchanged: its compare finds the entry that the lost one made. Because the lost one may be
+ * applied at any later time, the lease is distrusted from then on.
  */
-export const settle = <A>(
+export const claiming = <A>(
   etcd: Port,
   slot: Slot,
   request: TxnRequest,
+  /** Looks at the answer, also where nobody waits for it any more. */
   read: (result: TxnResult) => Effect.Effect<A, EtcdError | EntryLost>
-): Effect.Effect<A, EtcdError | EntryLost> => {
-  const attempt = etcd.txn(request)
-  return Effect.matchEffect(attempt, {
-    onFailure: (first) => {
-      let sent = false
-      const notice = (error: EtcdError) => {
-        if (error.reason._tag === "LeaseNotFound") slot.session.revoked()
-        if (error.reason._tag === "Ambiguous") sent = true
-        if (mayBeApplied(error)) slot.session.distrust(slot.key)
-      }
-      notice(first)
-      const again = Effect.tapError(attempt, (error) => Effect.sync(() => notice(error)))
-      return Effect.matchEffect(
-        retryAfter<TxnResult, EtcdError, never>(first, again, {
-          schedule: backoff,
-          while: (error) => sent && isTransient(error)
-        }),
-        {
-          onFailure: (error) => Effect.fail(error.reason._tag === "LeaseNotFound" ? EntryLost : error),
-          onSuccess: read
-        }
-      )
-    },
-    onSuccess: read
-  })
-}
-
-/**
- * Runs a claim so that its outcome is never lost: it goes on when the caller is interrupted, and whoever gives the slot back waits for its
- * answer. A lost lease ends it.
- */
-export const claiming = <A>(
-  slot: Slot,
-  claim: Effect.Effect<A, EtcdError | EntryLost>
 ): Effect.Effect<A, EtcdError | EntryLost> =>
   Effect.contextWith((context: Context.Context<never>) =>
     Effect.callback((resume) => {
       if (slot.isGivenBack) return resume(Effect.fail(EntryLost))
-      const fiber = Effect.runForkWith(context)(claim)
-      slot.pending = { ended: Fiber.await(fiber), cancel: Fiber.interrupt(fiber) }
-      const stop = slot.whenLost(() => fiber.interruptUnsafe())
-      fiber.addObserver((exit) => {
-        slot.pending = undefined
-        stop()
-        resume(Exit.hasInterrupts(exit) ? Effect.fail(EntryLost) : exit)
-      })
+      const claim = new Claim(slot, resume)
+      if (claim.isOver) return
+      slot.pending = claim
+      claim.begin(
+        startOf(etcd)(request, context, (exit) => {
+          if (Exit.isSuccess(exit)) return claim.end(read(exit.value))
+          const first = Option.getOrUndefined(Exit.findErrorOption(exit))
+          if (first === undefined) return claim.end(Exit.failCause(exit.cause))
+          claim.goOn(startFiber(settled(etcd, slot, request, first, read), context, (exit) => claim.end(exit)))
+        })
+      )
     })
   )
+
+class Claim<A> implements Pending {
+  readonly #slot: Slot
+  readonly #resume: (outcome: Effect.Effect<A, EtcdError | EntryLost>) => void
+  isOver = false
+  #stop: (() => void) | undefined
+  #cancel: (() => void) | undefined
+  #signal: Deferred.Deferred<void> | undefined
+
+  constructor(slot: Slot, resume: (outcome: Effect.Effect<A, EtcdError | EntryLost>) => void) {
+    this.#slot = slot
+    this.#resume = resume
+    this.#stop = slot.whenLost(() => this.#give())
+  }
+
+  /** How it is cancelled, unless it has ended or gone on at once. */
+  begin(cancel: () => void): void {
+    if (!this.isOver) this.#cancel ??= cancel
+  }
+
+  goOn(cancel: () => void): void {
+    if (!this.isOver) this.#cancel = cancel
+  }
+
+  end(outcome: Effect.Effect<A, EtcdError | EntryLost>): void {
+    if (this.isOver) return
+    this.isOver = true
+    if (this.#slot.pending === this) this.#slot.pending = undefined
+    this.#stop?.()
+    this.#resume(Exit.isExit(outcome) && Exit.hasInterrupts(outcome) ? Exit.fail(EntryLost) : outcome)
+    if (this.#signal !== undefined) Deferred.doneUnsafe(this.#signal, Exit.void)
+  }
+
+  #give(): void {
+    this.#cancel?.()
+    this.end(Exit.fail(EntryLost))
+  }
+
+  get ended(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (this.isOver) return Effect.void
+      this.#signal ??= Deferred.makeUnsafe()
+      return Deferred.await(this.#signal)
+    })
+  }
+
+  get cancel(): Effect.Effect<void> {
+    return Effect.sync(() => this.#give())
+  }
+}
+
+/** After its first failure. */
+const settled = <A>(
+  etcd: Port,
+  slot: Slot,
+  request: TxnRequest,
+  first: EtcdError,
+  read: (result: TxnResult) => Effect.Effect<A, EtcdError | EntryLost>
+): Effect.Effect<A, EtcdError | EntryLost> => {
+  let sent = false
+  const notice = (error: EtcdError) => {
+    if (error.reason._tag === "LeaseNotFound") slot.session.revoked()
+    if (error.reason._tag === "Ambiguous") sent = true
+    if (mayBeApplied(error)) slot.session.distrust(slot.key)
+  }
+  notice(first)
+  const again = Effect.tapError(etcd.txn(request), (error) => Effect.sync(() => notice(error)))
+  return Effect.matchEffect(
+    retryAfter<TxnResult, EtcdError, never>(first, again, {
+      schedule: backoff,
+      while: (error) => sent && isTransient(error)
+    }),
+    {
+      onFailure: (error) => Effect.fail(error.reason._tag === "LeaseNotFound" ? EntryLost : error),
+      onSuccess: read
+    }
+  )
+}
 
 export const ownEntry = (slot: Slot, page: RangeResult | undefined): Effect.Effect<bigint, EntryLost> => {
   const own = page?.kvs[0]
@@ -197,16 +250,13 @@ export const claimEntry = (
   label: string
 ): Effect.Effect<Claimed, EtcdError | EntryLost> =>
   claiming(
+    etcd,
     slot,
-    settle(
-      etcd,
-      slot,
-      { ...claimRequest(path, slot, label), failure: [Operation.range({ key: slot.key, keysOnly: true })] },
-      (result): Effect.Effect<Claimed, EntryLost> =>
-        result.succeeded
-          ? Effect.succeed(claimedBy(path, slot, result, 1))
-          : Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, position: undefined }))
-    )
+    { ...claimRequest(path, slot, label), failure: [Operation.range({ key: slot.key, keysOnly: true })] },
+    (result): Effect.Effect<Claimed, EntryLost> =>
+      result.succeeded
+        ? Effect.succeed(claimedBy(path, slot, result, 1))
+        : Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, position: undefined }))
   )
 
 /**
@@ -305,12 +355,10 @@ export const takeIfFree = Effect.fnUntraced(function*(
   let vacant = Compare.createRevision({ prefix: path }, "=", 0n)
   for (let tries = 0; tries < maxTries; tries++) {
     const answer = yield* claiming(
+      etcd,
       slot,
-      settle(etcd, slot, {
-        compare: [vacant],
-        success: [put],
-        failure: [Operation.range({ key: slot.key, keysOnly: true })]
-      }, (result): Effect.Effect<Claimed | undefined, EntryLost> => {
+      { compare: [vacant], success: [put], failure: [Operation.range({ key: slot.key, keysOnly: true })] },
+      (result): Effect.Effect<Claimed | undefined, EntryLost> => {
         if (result.succeeded) {
           slot.present(result.revision)
           return Effect.succeed({ token: result.revision, position: first })
@@ -318,7 +366,7 @@ export const takeIfFree = Effect.fnUntraced(function*(
         return (rangeOf(result, 0)?.kvs.length ?? 0) === 0
           ? Effect.succeed(undefined)
           : Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, position: undefined }))
-      })
+      }
     )
     if (answer !== undefined) {
       // An own entry can also be one that waited: a restored snapshot brings it back behind whoever was before it.

@@ -10,7 +10,7 @@ import { Compare, type Etcd, type KeyValue, Operation, type RangeResult } from "
 import type { EtcdError } from "../../EtcdError.ts"
 import { retryFailed } from "../retryFailed.ts"
 import { isTransient, type Slot } from "../session/Slots.ts"
-import { backoff, claiming, EntryLost, orLost, ownEntry, rangeOf, settle } from "./entry.ts"
+import { backoff, claiming, EntryLost, orLost, ownEntry, rangeOf } from "./entry.ts"
 
 type Port = Etcd["Service"]
 
@@ -55,23 +55,20 @@ const look = Effect.fnUntraced(function*(
 })
 
 const claim = (etcd: Port, line: Line, slot: Slot, value: string) =>
-  claiming(
-    slot,
-    settle(etcd, slot, {
-      compare: [Compare.createRevision(slot.key, "=", 0n)],
-      success: [
-        Operation.put(slot.key, value, { lease: slot.session.leaseId }),
-        Operation.range({ prefix: line.path })
-      ],
-      failure: [Operation.range({ key: slot.key, keysOnly: true })]
-    }, (result): Effect.Effect<Claimed, EntryLost> => {
-      if (!result.succeeded) {
-        return Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, ahead: undefined }))
-      }
-      slot.present(result.revision)
-      return Effect.succeed({ token: result.revision, ahead: aheadIn(line, rangeOf(result, 1), result.revision) })
-    })
-  )
+  claiming(etcd, slot, {
+    compare: [Compare.createRevision(slot.key, "=", 0n)],
+    success: [
+      Operation.put(slot.key, value, { lease: slot.session.leaseId }),
+      Operation.range({ prefix: line.path })
+    ],
+    failure: [Operation.range({ key: slot.key, keysOnly: true })]
+  }, (result): Effect.Effect<Claimed, EntryLost> => {
+    if (!result.succeeded) {
+      return Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, ahead: undefined }))
+    }
+    slot.present(result.revision)
+    return Effect.succeed({ token: result.revision, ahead: aheadIn(line, rangeOf(result, 1), result.revision) })
+  })
 
 /** Takes a place in the line and waits until it may go through. Answers the fencing token. */
 export const standInLine = Effect.fnUntraced(function*(

@@ -5,12 +5,12 @@ import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Scope from "effect/Scope"
-import type { Etcd } from "../../Etcd.ts"
+import { Compare, type Etcd } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
 import * as Telemetry from "../Telemetry.ts"
 import { durationNanos, makeLeaseClock, readClock, type SessionLost, sleepUntil } from "./LeaseClock.ts"
 import { patienceWith } from "./Patience.ts"
-import { deleteIf, makeSlots, retrySoon, type Slot, type SlotOwner } from "./Slots.ts"
+import { deletion, makeSlots, retrySoon, type Slot, type SlotOwner } from "./Slots.ts"
 
 export interface LeaseSession {
   readonly leaseId: bigint
@@ -131,7 +131,8 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
       distrusted.add(key)
       yield* Effect.logWarning("deleting a key that nobody owns any more").pipe(Effect.annotateLogs({ key }))
       // The lease too: a key that another client has put over keeps its create revision.
-      yield* deleteIf(etcd, key, kv.createRevision, lease.id)
+      const { compare = [], success } = deletion(key, kv.createRevision)
+      yield* etcd.txn({ compare: [...compare, Compare.lease(key, "=", lease.id)], success })
     }
   })
 

@@ -6,15 +6,15 @@ import type * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import type * as Fiber from "effect/Fiber"
 import * as FiberSet from "effect/FiberSet"
 import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import { Compare, type Etcd, Operation, type TxnRequest, type TxnResult } from "../../Etcd.ts"
 import { Ambiguous, EtcdError } from "../../EtcdError.ts"
+import { type Ended, startFiber, startOf } from "../client/start.ts"
 import { Link, Linked } from "../Linked.ts"
-import { retryFailed } from "../retryFailed.ts"
+import { retryAfter } from "../retryFailed.ts"
 import { type SessionLost, sleepUntil } from "./LeaseClock.ts"
 import type { LeaseSession } from "./LeaseSession.ts"
 import { isTransient, type Patience, patienceWith } from "./Patience.ts"
@@ -107,14 +107,11 @@ export const retrySoon = Schedule.min([Schedule.exponential("50 millis"), Schedu
   Schedule.jittered
 )
 
-export const deleteIf = (etcd: Etcd["Service"], key: string, createRevision: bigint, lease?: bigint) =>
-  etcd.txn({
-    compare: [
-      Compare.createRevision(key, "=", createRevision),
-      ...lease === undefined ? [] : [Compare.lease(key, "=", lease)]
-    ],
-    success: [Operation.delete(key)]
-  })
+/** Deletes a key if it is still that one: the compare makes every repetition harmless. */
+export const deletion = (key: string, createRevision: bigint): TxnRequest => ({
+  compare: [Compare.createRevision(key, "=", createRevision)],
+  success: [Operation.delete(key)]
+})
 
 const nothing: TxnResult = { revision: 0n, succeeded: false, responses: [] }
 
@@ -146,12 +143,56 @@ interface Shared {
   readonly removals: Linked<Removal>
 }
 
-class Removal extends Link<Removal> {
-  readonly fiber: Fiber.Fiber<void, EtcdError>
+type Removed = Exit.Exit<void, EtcdError>
 
-  constructor(fiber: Fiber.Fiber<void, EtcdError>) {
+/** Goes on when nobody waits for it any more. */
+class Removal extends Link<Removal> {
+  readonly #ended: (removal: Removal, exit: Removed) => void
+  exit: Removed | undefined
+  #cancel: (() => void) | undefined
+  #told: Array<Ended<void, EtcdError>> | undefined
+
+  /** `ended` runs before anybody who waits for it is told. */
+  constructor(ended: (removal: Removal, exit: Removed) => void) {
     super()
-    this.fiber = fiber
+    this.#ended = ended
+  }
+
+  /** How it is cancelled, unless it has ended or gone on at once. */
+  begin(cancel: () => void): void {
+    if (this.exit === undefined) this.#cancel ??= cancel
+  }
+
+  goOn(cancel: () => void): void {
+    if (this.exit === undefined) this.#cancel = cancel
+  }
+
+  cancel(): void {
+    this.#cancel?.()
+    this.end(Exit.interrupt())
+  }
+
+  /** Told at once where it has ended, unless it is told no more before. */
+  onEnd(tell: Ended<void, EtcdError>): () => void {
+    if (this.exit !== undefined) {
+      tell(this.exit)
+      return () => {}
+    }
+    const told = this.#told ??= []
+    told.push(tell)
+    return () => {
+      const place = told.indexOf(tell)
+      if (place >= 0) told.splice(place, 1)
+    }
+  }
+
+  end(exit: Removed): void {
+    if (this.exit !== undefined) return
+    this.exit = exit
+    this.#ended(this, exit)
+    const told = this.#told ?? []
+    this.#told = this.#cancel = undefined
+    for (const tell of told) tell(exit)
   }
 }
 
@@ -172,8 +213,7 @@ class OwnSlot extends Link<OwnSlot> implements Slot {
   #atLoss: (() => void) | undefined
   #told: Set<(why: SlotLoss) => void> | undefined
   #heirs: Heirs | undefined
-  #removal: Fiber.Fiber<void, EtcdError> | undefined
-  #isOver = false
+  #removal: Removal | undefined
 
   constructor(shared: Shared, session: LeaseSession, key: string, name: string, owner: SlotOwner) {
     super()
@@ -298,8 +338,10 @@ class OwnSlot extends Link<OwnSlot> implements Slot {
       const removal = this.#removal ?? this.#startRemoval(context)
       const { deadlines } = this.#shared
       // What has ended waits for no answer, and must not use up the patience of the next one.
-      const stop = this.#isOver ? undefined : deadlines.begin(() => resume(Effect.fail(unanswered(this.key))))
-      const unheard = removal.addObserver((exit) => {
+      const stop = removal.exit === undefined
+        ? deadlines.begin(() => resume(Effect.fail(unanswered(this.key))))
+        : undefined
+      const unheard = removal.onEnd((exit) => {
         stop?.()
         // Interrupted: the session closes, and its lease takes the key along.
         resume(Exit.isSuccess(exit) || Exit.hasInterrupts(exit) ? Effect.void : Effect.failCause(exit.cause))
@@ -311,36 +353,44 @@ class OwnSlot extends Link<OwnSlot> implements Slot {
     })
   }
 
-  #startRemoval(context: Context.Context<never>): Fiber.Fiber<void, EtcdError> {
-    const { removals } = this.#shared
-    const fiber = this.#removal = Effect.runForkWith(context)(this.#remove)
-    const removal = new Removal(fiber)
+  /** Repeated until it is answered or the lease is over. */
+  #startRemoval(context: Context.Context<never>): Removal {
+    const { createRevision } = this
+    const { etcd, removals } = this.#shared
+    const removal = this.#removal = new Removal((removal, exit) => this.#removed(removal, exit))
     removals.add(removal)
-    fiber.addObserver(() => removals.delete(removal))
-    return fiber
+    const ended = (exit: Removed) => removal.end(exit)
+    if (createRevision === undefined) {
+      ended(Exit.void)
+      return removal
+    }
+    const request = deletion(this.key, createRevision)
+    const repeated = (first: EtcdError) =>
+      Effect.asVoid(retryAfter(first, etcd.txn(request), { schedule: retrySoon, while: isTransient }))
+    const heirs = this.#heirs
+    if (heirs?.areThere() === true) {
+      const remove = Effect.catch(Effect.asVoid(etcd.txn(request)), repeated)
+      const whole = Effect.flatMap(this.#handOver(heirs, createRevision), (done) => done ? Effect.void : remove)
+      removal.begin(startFiber(whole, context, ended))
+      return removal
+    }
+    removal.begin(
+      startOf(etcd)(request, context, (exit) => {
+        const error = Option.getOrUndefined(Exit.findErrorOption(exit))
+        if (error === undefined) ended(Exit.asVoid(exit))
+        else removal.goOn(startFiber(repeated(error), context, ended))
+      })
+    )
+    return removal
   }
 
-  /** Repeated until it is answered or the lease is over: the compare makes every repetition harmless. */
-  get #remove(): Effect.Effect<void, EtcdError> {
-    const { etcd, patience } = this.#shared
-    const { createRevision } = this
-    const remove = createRevision === undefined ?
-      Effect.void :
-      retryFailed<EtcdError>({ schedule: retrySoon, while: isTransient })(
-        Effect.asVoid(deleteIf(etcd, this.key, createRevision))
-      )
-    const whole: Effect.Effect<void, EtcdError> = createRevision !== undefined && this.#heirs?.areThere() === true
-      ? Effect.flatMap(this.#handOver(this.#heirs, createRevision), (done) => done ? Effect.void : remove)
-      : remove
-    return Effect.onExitPrimitive(whole, (exit) => {
-      // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
-      if (Exit.isFailure(exit) && !Exit.hasInterrupts(exit)) this.session.distrust(this.key)
-      this.#isOver = true
-      // That the session ended is no answer.
-      patience.heardUnsafe(exit)
-      this.#leave()
-      return undefined
-    })
+  #removed(removal: Removal, exit: Removed): void {
+    // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
+    if (Exit.isFailure(exit) && !Exit.hasInterrupts(exit)) this.session.distrust(this.key)
+    // That the session ended is no answer.
+    this.#shared.patience.heardUnsafe(exit)
+    this.#leave()
+    this.#shared.removals.delete(removal)
   }
 
   // Chosen within, so that its end is told whatever happens. Unless all of it was done the key is deleted as always.
@@ -437,7 +487,7 @@ export const makeSlots = Effect.fnUntraced(function*(
       }),
     loseAll: (why) => {
       for (const slot of entries.all()) slot.lose(why)
-      for (const { fiber } of removals.all()) fiber.interruptUnsafe()
+      for (const removal of removals.all()) removal.cancel()
     }
   }
 })

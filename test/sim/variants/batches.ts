@@ -10,7 +10,7 @@ import type { Variant } from "../World.ts"
 /** Writes alone travel together, all that have no key in common. */
 const batchedWrites = (wrong: Partial<Kind<TxnRequest, TxnResult>>): Variant => ({
   batching: Effect.fnUntraced(function*(transport: Transport) {
-    const write = yield* makeBatched<TxnRequest, TxnResult>({
+    const { ask: write } = yield* makeBatched<TxnRequest, TxnResult>({
       alone: transport.txn,
       together: (requests) =>
         Effect.map(

@@ -1,0 +1,45 @@
+/**
+ * A transaction as `Etcd.txn` does it, started without a fiber where that can be: locks send two for each holder, and a fiber of its own for
+ * each of them was a good part of their price.
+ */
+import type * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import type * as Exit from "effect/Exit"
+import type { Etcd, TxnRequest, TxnResult } from "../../Etcd.ts"
+import type { EtcdError } from "../../EtcdError.ts"
+
+export type Ended<A, E> = (exit: Exit.Exit<A, E>) => void
+
+/**
+ * `ended` is told once how it ended, which can be before this returns. What it answers interrupts the transaction: from then on nobody is
+ * told anything.
+ */
+export type Start = (
+  request: TxnRequest,
+  context: Context.Context<never>,
+  ended: Ended<TxnResult, EtcdError>
+) => () => void
+
+const known = new WeakMap<Etcd["Service"], Start>()
+
+/** How a client of this library does it. */
+export const knowStart = (etcd: Etcd["Service"], start: Start): void => {
+  known.set(etcd, start)
+}
+
+/** In a fiber, of which the same holds. */
+export const startFiber = <A, E>(
+  effect: Effect.Effect<A, E>,
+  context: Context.Context<never>,
+  ended: Ended<A, E>
+): () => void => {
+  const fiber = Effect.runForkWith(context)(effect)
+  const forget = fiber.addObserver(ended)
+  return () => {
+    forget()
+    fiber.interruptUnsafe()
+  }
+}
+
+export const startOf = (etcd: Etcd["Service"]): Start =>
+  known.get(etcd) ?? ((request, context, ended) => startFiber(etcd.txn(request), context, ended))
