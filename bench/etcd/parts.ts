@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { execFileSync } from "node:child_process"
 import * as Fs from "node:fs"
+import * as Os from "node:os"
 import * as Path from "node:path"
 import { makeEtcdServer } from "../../test/utils/EtcdServer.ts"
 import {
@@ -113,12 +114,15 @@ export const handoff = Effect.fnUntraced(function*({ long, peers: { go, ours }, 
     title: (contenders: number) => string,
     where: string,
     bars: ReadonlyArray<readonly [contenders: number, bar: number]>,
-    ask: (whose: "ours" | "go", contenders: number) => Ask
+    ask: (whose: "ours" | "go", contenders: number) => Ask,
+    /** What each process has of the cores. */
+    share: (contenders: number) => number
   ) {
     const mine: Array<readonly [number, number]> = []
     const theirs: Array<readonly [number, number]> = []
     for (const [contenders, bar] of bars) {
-      const found = yield* versus(long, title(contenders), "a second", ask("ours", contenders), [
+      const rounds = { ...long, warmUp: long.warmUp / share(contenders) }
+      const found = yield* versus(rounds, title(contenders), "a second", ask("ours", contenders), [
         { label: "Go", ask: ask("go", contenders), bar }
       ], true)
       rows.push(...found.rows)
@@ -132,7 +136,8 @@ export const handoff = Effect.fnUntraced(function*({ long, peers: { go, ours }, 
     (contenders) => `handoff in one process, ${contenders} contenders`,
     "one process",
     [[2, 40], [8, 12], [32, 4]],
-    (whose, contenders) => asking(whose === "ours" ? ours : go, "handoff", contenders)
+    (whose, contenders) => asking(whose === "ours" ? ours : go, "handoff", contenders),
+    () => 1
   )
   yield* Effect.scoped(Effect.gen(function*() {
     const all = (name: Name) => Effect.replicateEffect(start(name), 8, { concurrency: 2 })
@@ -149,7 +154,8 @@ export const handoff = Effect.fnUntraced(function*({ long, peers: { go, ours }, 
             { concurrency: "unbounded" }
           ),
           (answers) => answers.reduce((sum, answer) => sum + rate(answer), 0)
-        )
+        ),
+      (contenders) => Math.min(1, Os.availableParallelism() / contenders)
     )
   }))
   plot({ file: "handoff.svg", title: "From one holder to the next", xLabel: "contenders", yLabel: "us", series })
