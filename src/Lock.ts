@@ -14,7 +14,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
-import type { InvalidKey, InvalidOption } from "./Errors.ts"
+import { InvalidKey, type InvalidOption } from "./Errors.ts"
 import { Etcd } from "./Etcd.ts"
 import type { KeyValue, TxnRequest, TxnResult } from "./Etcd.ts"
 import type { EtcdError } from "./EtcdError.ts"
@@ -25,7 +25,7 @@ import { claimEntry, entries, takeIfFree, waitInLine } from "./internal/lock/ent
 import { makeLocalQueue, type Place } from "./internal/lock/LocalQueue.ts"
 import { makeSessionPool } from "./internal/session/SessionPool.ts"
 import * as Telemetry from "./internal/Telemetry.ts"
-import { validateKey, validatePrefix, validateTtl } from "./internal/validate.ts"
+import { keyRule, validateKey, validatePrefix, validateTtl } from "./internal/validate.ts"
 
 // -----------------------------------------------------------------------------
 // Models and errors
@@ -232,11 +232,9 @@ const make = Effect.fnUntraced(function*(
         Telemetry.lockHeldUnsafe(Duration.nanos(clock.monotonicTimeNanosUnsafe() - since), context)
       })
       const { assertHeld, entryKey, fenced, guard, lost, release: unlock, remaining, ttl } = hold
-      return Effect.as(
-        Telemetry.annotate(() => ({
-          "coord.token": String(token),
-          "coord.lease": slot.session.leaseId.toString(16)
-        })),
+      return Telemetry.annotated(
+        fiber,
+        () => ({ "coord.token": String(token), "coord.lease": slot.session.leaseId.toString(16) }),
         { key, entryKey, fencingToken: token, ttl, remaining, unlock, lost, assertHeld, guard, fenced }
       )
     })
@@ -262,10 +260,9 @@ const make = Effect.fnUntraced(function*(
         const request = { pool, slot, place, label, annotations: { lock: key }, ...way(path, label) }
         return takeIn(scope, restore, request, holdIn(key, scope))
       })
-    return Effect.flatMap(
-      validateKey(key),
-      () => options?.ttl === undefined ? begin(defaultTtl) : Effect.flatMap(validateTtl(options.ttl), begin)
-    )
+    const rule = keyRule(key)
+    if (rule !== undefined) return Effect.fail(new InvalidKey({ key, rule }))
+    return options?.ttl === undefined ? begin(defaultTtl) : Effect.flatMap(validateTtl(options.ttl), begin)
   }
 
   const inLine: Way<EtcdError> = (path, label) => ({
@@ -309,7 +306,7 @@ const make = Effect.fnUntraced(function*(
             acquireIn(() => scope, key, options),
             (handle) => handle.guard(Effect.isEffect(use) ? use : Effect.suspend(() => use(handle)))
           ),
-          (exit) => Scope.close(scope, exit)
+          (exit) => Scope.closeUnsafe(scope, exit) ?? Effect.void
         )
       })
     )

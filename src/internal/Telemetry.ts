@@ -91,20 +91,26 @@ const isTraced = ({ cache: { tracer } }: Fiber.Fiber<unknown, unknown>): boolean
   tracer !== undefined && tracer !== Tracer.nativeTracer
 
 /** Of the span of the operation that it is called in. */
-export const annotate = (attributes: () => Readonly<Record<string, string>>): Effect.Effect<void> =>
-  Effect.withFiber((fiber) => isTraced(fiber) ? Effect.annotateCurrentSpan(attributes()) : Effect.void)
+export const annotated = <A>(
+  fiber: Fiber.Fiber<unknown, unknown>,
+  attributes: () => Readonly<Record<string, string>>,
+  value: A
+): Effect.Effect<A> =>
+  isTraced(fiber) ? Effect.as(Effect.annotateCurrentSpan(attributes()), value) : Effect.succeed(value)
 
 /** As `Effect.withSpan`, without a trace of the call. */
 export const span = <A, E, R>(
   name: string,
   attributes: Readonly<Record<string, unknown>>,
   effect: Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> => Effect.withFiber((fiber) => isTraced(fiber) ? inSpan(name, attributes, effect) : effect)
+
+const inSpan = <A, E, R>(
+  name: string,
+  attributes: Readonly<Record<string, unknown>>,
+  effect: Effect.Effect<A, E, R>
 ): Effect.Effect<A, E, R> =>
-  Effect.withFiber((fiber) =>
-    isTraced(fiber)
-      ? Effect.useSpan(name, { attributes }, (span) => Effect.provideService(effect, Tracer.ParentSpan, span))
-      : effect
-  )
+  Effect.useSpan(name, { attributes }, (span) => Effect.provideService(effect, Tracer.ParentSpan, span))
 
 /** As `Stream.withSpan`: who has thousands of streams pays for each of them, and for each pull. */
 export const streamSpan =
@@ -128,7 +134,10 @@ export const streamSpan =
 export const operation = (name: string) => {
   const timers = timersOf(name)
   return <A, E, R>(attributes: Readonly<Record<string, unknown>>, effect: Effect.Effect<A, E, R>) =>
-    span(name, attributes, Effect.withFiber((fiber) => timed(fiber, name, timers, effect)))
+    Effect.withFiber<A, E, R>((fiber) => {
+      const inTime = timed(fiber, name, timers, effect)
+      return isTraced(fiber) ? inSpan(name, attributes, inTime) : inTime
+    })
 }
 
 export const sessionLost = (why: string): Effect.Effect<void> =>

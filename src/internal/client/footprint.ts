@@ -35,59 +35,78 @@ const page = 128
  * whose answer can be of any length, which is a matter for its caller only.
  */
 export const footprintOf = (request: TxnRequest): Footprint | undefined => {
-  const reads = { keys: Array<string>(), prefixes: Array<string>() }
-  const writes = { keys: Array<string>(), prefixes: Array<string>() }
-  let size = 0
-  let values = 0
-  let alone = false
+  const seen = new Seen()
+  const weight = seen.weigh(request)
+  if (seen.alone) return undefined
+  const { reads, size, values, writes } = seen
+  return { reads, writes, weight, size, values, put: measuredPut(request) }
+}
 
-  const touch = (range: KeyRange, on: typeof reads, value: string | Uint8Array = "") => {
-    if ("from" in range) {
-      alone = true
-      return
-    }
-    const text = "key" in range ? range.key : range.prefix
-    alone ||= !text.isWellFormed()
-    size += overhead + 2 * byteLength(text) + byteLength(value)
-    if ("key" in range) on.keys.push(text)
-    else on.prefixes.push(text)
+class Touching {
+  readonly keys: Array<string> = []
+  readonly prefixes: Array<string> = []
+}
+
+/** What has been seen of a request by now. */
+class Seen {
+  readonly reads = new Touching()
+  readonly writes = new Touching()
+  size = 0
+  values = 0
+  alone = false
+
+  weigh({ compare, failure, success }: TxnRequest): number {
+    this.size += overhead
+    for (const one of compare ?? []) this.#touch(one, this.reads, one.target === "value" ? one.value : "")
+    const below = Math.max(this.#deepest(success), this.#deepest(failure))
+    return Math.max(compare?.length ?? 0, success?.length ?? 0, failure?.length ?? 0) + below
   }
-  const weigh = ({ compare = [], failure = [], success = [] }: TxnRequest): number => {
-    size += overhead
-    for (const one of compare) touch(one, reads, one.target === "value" ? one.value : "")
+
+  #deepest(operations: ReadonlyArray<Operation> | undefined): number {
     let below = 0
-    for (const operation of success) below = Math.max(below, visit(operation))
-    for (const operation of failure) below = Math.max(below, visit(operation))
-    return Math.max(compare.length, success.length, failure.length) + below
+    for (const operation of operations ?? []) below = Math.max(below, this.#visit(operation))
+    return below
   }
-  const visit = (operation: Operation): number => {
+
+  #visit(operation: Operation): number {
     switch (operation._tag) {
       case "Put":
-        touch(operation, writes, operation.value)
-        if (operation.previousKv === true) values++
+        this.#touch(operation, this.writes, operation.value)
+        if (operation.previousKv === true) this.values++
         return 0
       case "Delete":
-        touch(operation, writes)
+        this.#touch(operation, this.writes, "")
         if (operation.previousKv === true) {
-          alone ||= !("key" in operation)
-          values++
+          this.alone ||= !("key" in operation)
+          this.values++
         }
         return 0
       case "Range":
-        touch(operation, reads)
-        alone ||= isEndless(operation)
+        this.#touch(operation, this.reads, "")
+        this.alone ||= isEndless(operation)
         if (operation.keysOnly !== true && operation.countOnly !== true) {
-          values += "key" in operation
-            ? 1
-            : operation.limit ?? 0
+          this.values += "key" in operation ? 1 : operation.limit ?? 0
         }
         return 0
       case "Txn":
-        return weigh(operation)
+        return this.weigh(operation)
     }
   }
-  const weight = weigh(request)
-  return alone ? undefined : { reads, writes, weight, size, values, put: measuredPut(request) }
+
+  #touch(range: KeyRange, on: Touching, value: string | Uint8Array): void {
+    if ("from" in range) {
+      this.alone = true
+      return
+    }
+    const isKey = "key" in range
+    const text = isKey ? range.key : range.prefix
+    const among = isKey ? on.keys : on.prefixes
+    this.size += overhead + 2 * byteLength(text) + byteLength(value)
+    // A claim compares, puts and reads the same key.
+    if (among.at(-1) === text) return
+    this.alone ||= !text.isWellFormed()
+    among.push(text)
+  }
 }
 
 /** Many keys, however many there are. */

@@ -172,10 +172,14 @@ const answer = <Result>(header: Header | undefined, result: Result): KvAnswer<Re
   result
 })
 
-/** Values are copied: a view would keep the whole answer in memory. */
+const nothing = new Uint8Array()
+
+/** A view would keep the whole answer in memory. */
+const copied = (bytes: Buffer): Uint8Array => bytes.length === 0 ? nothing : new Uint8Array(bytes)
+
 const readKeyValue = (reader: Reader): KeyValue => {
   let key = ""
-  let value: Uint8Array | undefined
+  let value: Uint8Array = nothing
   let createRevision = 0n
   let modRevision = 0n
   let version = 0n
@@ -195,7 +199,7 @@ const readKeyValue = (reader: Reader): KeyValue => {
         version = reader.int64()
         break
       case 5:
-        value = new Uint8Array(reader.bytes())
+        value = copied(reader.bytes())
         break
       case 6:
         lease = reader.int64()
@@ -204,7 +208,7 @@ const readKeyValue = (reader: Reader): KeyValue => {
         reader.skip()
     }
   }
-  return { key, value: value ?? new Uint8Array(), createRevision, modRevision, version, lease }
+  return { key, value, createRevision, modRevision, version, lease }
 }
 
 const readRange = (reader: Reader) => {

@@ -101,15 +101,18 @@ export const makeHolds = (
   return <L>(request: HoldRequest<L>): Hold<L> => {
     const { lossOf, scope, slot } = request
     let released = false
-    const verdict = (loss: SlotLoss | undefined): Effect.Effect<void, L> => {
+    const refused = (loss: SlotLoss | undefined): L | undefined => {
       const why = released ? "Released" : loss
-      return why === undefined ? Effect.void : Effect.fail(lossOf(why))
+      return why === undefined ? undefined : lossOf(why)
     }
     // What was released is not lost any more.
     const lost = Effect.suspend(() =>
       Effect.flatMap(slot.lost, (why) => released ? Effect.never : Effect.fail(lossOf(why)))
     )
-    const assertHeld = slot.judge(verdict)
+    const assertHeld = slot.judge((loss) => {
+      const why = refused(loss)
+      return why === undefined ? Effect.void : Effect.fail(why)
+    })
     // What was lost before is not given back: whoever relied on it until now has to be told.
     const retire = () => {
       released ||= slot.lossUnsafe() === undefined
@@ -134,15 +137,18 @@ export const makeHolds = (
       assertHeld,
       // The second look is for what ended after the deadline but before its timer: a blocked event loop, a suspended machine.
       guard: (effect) =>
-        Effect.flatMap(assertHeld, () =>
-          Effect.flatMap(
+        slot.judge((before) => {
+          const why = refused(before)
+          if (why !== undefined) return Effect.fail(why)
+          return Effect.flatMap(
             unless(effect, (end: End<never, L>) =>
               slot.whenLost((why) => {
                 if (!released) end(Exit.fail(lossOf(why)))
               })),
             (value) =>
               slot.judge((loss) => loss === undefined || released ? Effect.succeed(value) : Effect.fail(lossOf(loss)))
-          )),
+          )
+        }),
       fenced: (txn) => fenced(request, assertHeld, txn),
       retire
     }

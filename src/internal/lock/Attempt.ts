@@ -135,11 +135,13 @@ export class Attempt<E> {
   }
 
   get #giveBack(): Effect.Effect<void> {
-    return Effect.uninterruptible(Effect.suspend(() => {
-      const slot = this.#slot
-      this.#slot = this.#claimed = undefined
-      return slot === undefined ? Effect.void : slot.giveBack
-    }))
+    return Effect.uninterruptible(Effect.suspend(() => this.#givenBack()))
+  }
+
+  #givenBack(): Effect.Effect<void> {
+    const slot = this.#slot
+    this.#slot = this.#claimed = undefined
+    return slot === undefined ? Effect.void : slot.giveBack
   }
 
   /** For the scope that it is in: nobody waits any more when it has closed, and nothing is left behind. */
@@ -149,11 +151,13 @@ export class Attempt<E> {
       this.#isOver = true
       this.#atEnd?.(context)
       place.offer = undefined
-      const giveBack = Effect.onExitPrimitive(this.#giveBack, () => {
+      const leave = (): undefined => {
         place.leave()
-        return undefined
-      })
-      return this.#waiting === undefined ? giveBack : Effect.andThen(Fiber.interrupt(this.#waiting), giveBack)
+      }
+      // Finalizers are not interrupted.
+      return this.#waiting === undefined
+        ? Effect.onExitPrimitive(this.#givenBack(), leave)
+        : Effect.onExitPrimitive(Effect.andThen(Fiber.interrupt(this.#waiting), this.#giveBack), leave)
     })
   }
 }
