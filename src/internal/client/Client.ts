@@ -139,8 +139,9 @@ export const makeEtcd = Effect.fnUntraced(function*(
     const began = clock.monotonicTimeNanosUnsafe()
     let retried: (() => void) | undefined
     const first = Deferred.isDoneUnsafe(closed) ? undefined : batching.start(namespaced.request(request), (exit) => {
+      if (Exit.isSuccess(exit)) return ended(namespaced.exit(exit))
       const error = Option.getOrUndefined(Exit.findErrorOption(exit))
-      if (error === undefined) return ended(Exit.map(exit, namespaced.result))
+      if (error === undefined) return ended(exit)
       const rest = write.after(clock, began, error, transport.txn(request), failedTxn(request))
       retried = startFiber(rest, context, ended)
     })

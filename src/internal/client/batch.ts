@@ -170,10 +170,11 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
           if (Exit.isFailure(exit) && isOfOne(exit)) {
             // Those who come now do not wait for all of them.
             for (const pending of group) if (isWaiting(pending)) sendAlone(pending, () => {})
+          } else if (Exit.isSuccess(exit)) {
+            for (let i = 0; i < group.length; i++) group[i]?.resume(Exit.succeed(exit.value[i] as Answer))
           } else {
-            for (const [index, pending] of group.entries()) {
-              answer(pending, Exit.map(exit, (answers) => answers[index] as Answer))
-            }
+            const failure = Exit.failCause(exit.cause)
+            for (const pending of group) answer(pending, failure)
           }
           done()
         })

@@ -3,6 +3,7 @@
  * joins strings in front, so no key, prefix or range of a user can mean one outside.
  */
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import { identity } from "effect/Function"
 import * as Stream from "effect/Stream"
 import type {
@@ -20,11 +21,11 @@ import type { Transport } from "../Transport.ts"
 
 export interface Namespaced {
   readonly request: (request: TxnRequest) => TxnRequest
-  readonly result: (result: TxnResult) => TxnResult
+  readonly exit: <E>(exit: Exit.Exit<TxnResult, E>) => Exit.Exit<TxnResult, E>
   readonly transport: (transport: Transport) => Transport
 }
 
-const everything: Namespaced = { request: identity, result: identity, transport: identity }
+const everything: Namespaced = { request: identity, exit: identity, transport: identity }
 
 export const makeNamespaced = (namespace: string): Namespaced => {
   if (namespace === "") return everything
@@ -90,5 +91,5 @@ export const makeNamespaced = (namespace: string): Namespaced => {
     members: transport.members,
     watch: (request) => Stream.map(transport.watch(within(request)), item)
   })
-  return { request: txn, result: txnResult, transport: below }
+  return { request: txn, exit: (exit) => Exit.map(exit, txnResult), transport: below }
 }

@@ -376,8 +376,9 @@ class OwnSlot extends Link<OwnSlot> implements Slot {
     }
     removal.begin(
       startOf(etcd)(request, context, (exit) => {
+        if (Exit.isSuccess(exit)) return ended(Exit.void)
         const error = Option.getOrUndefined(Exit.findErrorOption(exit))
-        if (error === undefined) ended(Exit.asVoid(exit))
+        if (error === undefined) ended(Exit.failCause(exit.cause))
         else removal.goOn(startFiber(repeated(error), context, ended))
       })
     )
