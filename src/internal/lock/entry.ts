@@ -64,35 +64,33 @@ const positionIn = (path: string, result: TxnResult, index: number, token: bigin
 /**
  * The check at the door: the own entry is still there, and nobody is before it, at one revision.
  */
-const look = Effect.fnUntraced(function*(
-  etcd: Port,
-  path: string,
-  slot: Slot,
-  token: bigint
-): Effect.fn.Return<Position, EtcdError | EntryLost> {
-  // All of them where a page showed only deeper ones: many keys can share one create revision, so there is no next page.
-  for (const limit of [pageSize, undefined]) {
-    const result = yield* etcd.txn({
-      compare: [Compare.createRevision(slot.key, "=", token)],
-      success: [
-        Operation.range({
-          prefix: path,
-          keysOnly: true,
-          sort: { by: "create", order: "descend" },
-          maxCreateRevision: token - 1n,
-          limit
-        })
-      ]
-    })
-    if (!result.succeeded) {
-      slot.lose("Deleted")
-      return yield* Effect.fail(EntryLost)
-    }
-    const position = positionIn(path, result, 0, token)
-    if (position._tag !== "Unknown") return position
-  }
-  return { _tag: "Unknown" }
-})
+const look = (etcd: Port, path: string, slot: Slot, token: bigint): Effect.Effect<Position, EtcdError | EntryLost> => {
+  const upTo = (limit: number | undefined): Effect.Effect<Position, EtcdError | EntryLost> =>
+    Effect.flatMap(
+      etcd.txn({
+        compare: [Compare.createRevision(slot.key, "=", token)],
+        success: [
+          Operation.range({
+            prefix: path,
+            keysOnly: true,
+            sort: { by: "create", order: "descend" },
+            maxCreateRevision: token - 1n,
+            limit
+          })
+        ]
+      }),
+      (result) => {
+        if (!result.succeeded) {
+          slot.lose("Deleted")
+          return Effect.fail(EntryLost)
+        }
+        const position = positionIn(path, result, 0, token)
+        // All of them where a page showed only deeper ones: many keys can share one create revision, so there is no next page.
+        return position._tag === "Unknown" && limit !== undefined ? upTo(undefined) : Effect.succeed(position)
+      }
+    )
+  return upTo(pageSize)
+}
 
 /** An entry that is there, and where, if that is known. */
 export interface Claimed {
@@ -300,34 +298,28 @@ const untilFirst = Effect.fnUntraced(function*(
  * Waits for the deletion of one predecessor, and looks where that leaves us. A watch opens at "now", because one from a past revision is
  * served by etcd's slow group, with a tick of 100 ms; so the queue is read once after it has opened, unless it was open before.
  */
-const untilGone = Effect.fnUntraced(function*(
+const untilGone = (
   deletions: Deletions,
-  { predecessor, revision }: Behind,
+  { predecessor: { createRevision, key, lease }, revision }: Behind,
   look: Effect.Effect<Position, EtcdError | EntryLost>
-): Effect.fn.Return<Position | undefined, EtcdError | EntryLost> {
-  const { createRevision, key, lease } = predecessor
-  if (lease === 0n) {
-    yield* Effect.logWarning("waiting for a key without a lease: it stays until somebody deletes it").pipe(
-      Effect.annotateLogs({ key })
+): Effect.Effect<Position | undefined, EtcdError | EntryLost> => {
+  const ifGone = (orElse: Effect.Effect<Position, EtcdError | EntryLost | Cut>) =>
+    Effect.flatMap(
+      look,
+      (position) =>
+        position._tag === "Behind" && position.predecessor.createRevision === createRevision
+          ? orElse
+          : Effect.succeed(position)
     )
-  }
-  const isStill = (position: Position) =>
-    position._tag === "Behind" && position.predecessor.createRevision === createRevision
-  return yield* deletions.watching(
-    key,
-    Effect.fnUntraced(function*(watch): Effect.fn.Return<Position | undefined, EtcdError | EntryLost | Cut> {
-      if ((yield* watch.opened) > revision) {
-        const position = yield* look
-        if (!isStill(position)) return position
-      }
-      yield* watch.deleted(createRevision)
-      const position = yield* look
-      if (!isStill(position)) return position
-      // It tells of another history, before a snapshot was restored.
+  const gone = deletions.watching(key, (watch) => {
+    // It tells of another history, before a snapshot was restored.
+    const wrong = Effect.suspend(() => {
       watch.endUnsafe()
-      return yield* Effect.fail(Cut)
+      return Effect.fail(Cut)
     })
-  ).pipe(
+    const deleted = Effect.flatMap(watch.deleted(createRevision), () => ifGone(wrong))
+    return Effect.flatMap(watch.opened, (opened) => opened > revision ? ifGone(deleted) : deleted)
+  }).pipe(
     // A pause, so that a watch that is cut at once makes no busy loop.
     Effect.catch((error) =>
       error === EntryLost || (error !== Cut && !isTransient(error))
@@ -335,7 +327,16 @@ const untilGone = Effect.fnUntraced(function*(
         : Effect.as(Effect.flatMap(Random.nextBetween(20, 100), Effect.sleep), undefined)
     )
   )
-})
+  return lease === 0n
+    ? Effect.andThen(
+      Effect.annotateLogs(
+        Effect.logWarning("waiting for a key without a lease: it stays until somebody deletes it"),
+        { key }
+      ),
+      gone
+    )
+    : gone
+}
 
 const first: Position = { _tag: "First" }
 
