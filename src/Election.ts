@@ -237,12 +237,13 @@ const make = Effect.fnUntraced(function*(
           const lossOf = (why: HoldLoss) =>
             new LeadershipLost({ name, fencingToken: token, why: why === "Released" ? "Resigned" : why })
           const hold = makeHold({ key: name, slot, token, scope, lossOf })
-          attempt.onEnd(hold.retire)
+          attempt.onEnd(() => hold.retire())
           yield* Effect.annotateCurrentSpan({
             "coord.token": String(token),
             "coord.lease": slot.session.leaseId.toString(16)
           })
-          const { assertHeld: assertLeading, entryKey, fenced, guard, lost, release: resign, remaining, ttl } = hold
+          const { assertHeld: assertLeading, entryKey, fenced, guard, lost, release: resign, remaining, ttl } =
+            hold.held
           const proclaim = makeProclaim(etcd, { name, slot, token, lost, assertLeading })
           return {
             name,

@@ -262,14 +262,13 @@ const make = Effect.fnUntraced(function*(
         Effect.gen(function*() {
           const lossOf = (why: InstanceIdLost["why"]) => new InstanceIdLost({ service, id, fencingToken: token, why })
           const hold = makeHold({ key: `${service}/${id}`, slot, token, scope, lossOf })
-          yield* Scope.addFinalizer(scope, Effect.sync(hold.retire))
+          yield* Scope.addFinalizer(scope, Effect.sync(() => hold.retire()))
           yield* Effect.annotateCurrentSpan({
             "coord.id": id,
             "coord.token": String(token),
             "coord.lease": slot.session.leaseId.toString(16)
           })
-          const { retire: _, ...held } = hold
-          return { service, id, fencingToken: token, ...held }
+          return { service, id, fencingToken: token, ...hold.held }
         })
     )
   }, Telemetry.measured("InstanceId.acquire"))

@@ -18,7 +18,7 @@ import { InvalidKey, type InvalidOption } from "./Errors.ts"
 import { Etcd } from "./Etcd.ts"
 import type { KeyValue, TxnRequest, TxnResult } from "./Etcd.ts"
 import type { EtcdError } from "./EtcdError.ts"
-import { makeHolds } from "./internal/hold/Hold.ts"
+import { type Hold, makeHolds } from "./internal/hold/Hold.ts"
 import { type Attempt, type AttemptRequest, takeIn, type Taken } from "./internal/lock/Attempt.ts"
 import { makeDeletions } from "./internal/lock/deletions.ts"
 import { claimEntry, entries, takeIfFree, waitInLine } from "./internal/lock/entry.ts"
@@ -209,6 +209,49 @@ const entryOf = (kv: KeyValue): LockEntry =>
     label: new TextDecoder().decode(kv.value)
   })
 
+/** What is asked of it is made when it is asked. */
+class OwnHandle implements LockHandle {
+  readonly key: string
+  readonly entryKey: string
+  readonly fencingToken: bigint
+  readonly #hold: Hold<LockLost>
+
+  constructor(key: string, fencingToken: bigint, hold: Hold<LockLost>) {
+    this.key = key
+    this.entryKey = hold.entryKey
+    this.fencingToken = fencingToken
+    this.#hold = hold
+  }
+
+  get ttl(): LockHandle["ttl"] {
+    return this.#hold.ttl
+  }
+
+  get remaining(): LockHandle["remaining"] {
+    return this.#hold.remaining
+  }
+
+  get unlock(): LockHandle["unlock"] {
+    return this.#hold.release
+  }
+
+  get lost(): LockHandle["lost"] {
+    return this.#hold.lost
+  }
+
+  get assertHeld(): LockHandle["assertHeld"] {
+    return this.#hold.assertHeld
+  }
+
+  get guard(): LockHandle["guard"] {
+    return (effect) => this.#hold.guard(effect)
+  }
+
+  get fenced(): LockHandle["fenced"] {
+    return (txn) => this.#hold.fenced(txn)
+  }
+}
+
 const make = Effect.fnUntraced(function*(
   prefixOption: string
 ): Effect.fn.Return<Lock["Service"], InvalidOption, Etcd | Scope.Scope> {
@@ -231,11 +274,10 @@ const make = Effect.fnUntraced(function*(
         hold.retire()
         Telemetry.lockHeldUnsafe(Duration.nanos(clock.monotonicTimeNanosUnsafe() - since), context)
       })
-      const { assertHeld, entryKey, fenced, guard, lost, release: unlock, remaining, ttl } = hold
       return Telemetry.annotated(
         fiber,
         () => ({ "coord.token": String(token), "coord.lease": slot.session.leaseId.toString(16) }),
-        { key, entryKey, fencingToken: token, ttl, remaining, unlock, lost, assertHeld, guard, fenced }
+        new OwnHandle(key, token, hold)
       )
     })
 
@@ -257,7 +299,8 @@ const make = Effect.fnUntraced(function*(
         if (Effect.isEffect(place)) return restore(place)
         const slot = { ttl, name: path, key: (lease: bigint) => `${path}${lease.toString(16)}` }
         const scope = ownScope()
-        const request = { pool, slot, place, label, annotations: { lock: key }, ...way(path, label) }
+        const { claim, enter } = way(path, label)
+        const request = { pool, slot, place, label, annotations: { lock: key }, claim, enter }
         return takeIn(scope, restore, request, holdIn(key, scope))
       })
     const rule = keyRule(key)
@@ -280,6 +323,7 @@ const make = Effect.fnUntraced(function*(
     const held = (holder: KeyValue | undefined) =>
       Effect.fail(new LockHeld({ key, ...holder !== undefined && { holder: entryOf(holder) } }))
     const ifFree: Way<LockHeld | EtcdError> = (path, label) => ({
+      claim: undefined,
       enter: (slot) =>
         Effect.flatMap(
           takeIfFree(etcd, path, slot, label),

@@ -16,7 +16,8 @@ import { type End, unless } from "../unless.ts"
 /** Why something is held no more: lost, or given back. */
 export type HoldLoss = SlotLoss | "Released"
 
-export interface Hold<L> {
+/** What its user gets. */
+export interface Held<L> {
   /** The key in etcd, without the namespace. */
   readonly entryKey: string
   /** The TTL that the server granted. */
@@ -30,8 +31,6 @@ export interface Hold<L> {
   readonly assertHeld: Effect.Effect<void, L>
   readonly guard: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E | L, R>
   readonly fenced: (txn: TxnRequest) => Effect.Effect<TxnResult, L | EtcdError>
-  /** From now on it counts as released, unless it was lost before. */
-  readonly retire: () => void
 }
 
 export interface HoldRequest<L> {
@@ -98,59 +97,113 @@ export const makeHolds = (
       Effect.withSpan(`${service}.fenced`)
     )
 
-  return <L>(request: HoldRequest<L>): Hold<L> => {
-    const { lossOf, scope, slot } = request
-    let released = false
-    const refused = (loss: SlotLoss | undefined): L | undefined => {
-      const why = released ? "Released" : loss
-      return why === undefined ? undefined : lossOf(why)
-    }
-    // What was released is not lost any more.
-    const lost = Effect.suspend(() =>
-      Effect.flatMap(slot.lost, (why) => released ? Effect.never : Effect.fail(lossOf(why)))
-    )
-    const assertHeld = slot.judge((loss) => {
-      const why = refused(loss)
-      return why === undefined ? Effect.void : Effect.fail(why)
-    })
-    // What was lost before is not given back: whoever relied on it until now has to be told.
-    const retire = () => {
-      released ||= slot.lossUnsafe() === undefined
-    }
+  return <L>(request: HoldRequest<L>): Hold<L> => new Hold(request, etcd.settings.timeout, fenced)
+}
+
+type Fenced = <L>(
+  request: HoldRequest<L>,
+  assertHeld: Effect.Effect<void, L>,
+  txn: TxnRequest
+) => Effect.Effect<TxnResult, L | EtcdError>
+
+/** What is asked of it is made when it is asked: of most holds, that is hardly anything. */
+export class Hold<L> {
+  readonly #request: HoldRequest<L>
+  readonly #timeout: Duration.Duration
+  readonly #fenced: Fenced
+  #released = false
+
+  constructor(request: HoldRequest<L>, timeout: Duration.Duration, fenced: Fenced) {
+    this.#request = request
+    this.#timeout = timeout
+    this.#fenced = fenced
+  }
+
+  get entryKey(): string {
+    return this.#request.slot.key
+  }
+
+  get ttl(): Held<L>["ttl"] {
+    return Effect.map(this.assertHeld, this.#request.slot.session.ttlUnsafe)
+  }
+
+  get remaining(): Held<L>["remaining"] {
+    return Effect.map(this.assertHeld, this.#request.slot.session.remainingUnsafe)
+  }
+
+  get release(): Held<L>["release"] {
+    const { scope, slot } = this.#request
     const giveBack = Effect.suspend(() => {
-      retire()
+      this.retire()
       return slot.release
     })
     const remove = Effect.suspend(() =>
-      released || !slot.session.suspectedUnsafe()
+      this.#released || !slot.session.suspectedUnsafe()
         ? giveBack
-        : Effect.andThen(Effect.timeoutOption(slot.loss, etcd.settings.timeout), giveBack)
+        : Effect.andThen(Effect.timeoutOption(slot.loss, this.#timeout), giveBack)
     )
+    return Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(Effect.exit(restore(remove)), (exit) => Effect.andThen(Scope.close(scope, Exit.void), exit))
+    )
+  }
+
+  /** What was released is not lost any more. */
+  get lost(): Held<L>["lost"] {
+    const { lossOf, slot } = this.#request
+    return Effect.suspend(() =>
+      Effect.flatMap(slot.lost, (why) => this.#released ? Effect.never : Effect.fail(lossOf(why)))
+    )
+  }
+
+  get assertHeld(): Held<L>["assertHeld"] {
+    return this.#request.slot.judge((loss) => {
+      const why = this.#refused(loss)
+      return why === undefined ? Effect.void : Effect.fail(why)
+    })
+  }
+
+  #refused(loss: SlotLoss | undefined): L | undefined {
+    const why = this.#released ? "Released" : loss
+    return why === undefined ? undefined : this.#request.lossOf(why)
+  }
+
+  /** The second look is for what ended after the deadline but before its timer: a blocked event loop, a suspended machine. */
+  guard<A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | L, R> {
+    const { lossOf, slot } = this.#request
+    return slot.judge((before) => {
+      const why = this.#refused(before)
+      if (why !== undefined) return Effect.fail(why)
+      return Effect.flatMap(
+        unless(effect, (end: End<never, L>) =>
+          slot.whenLost((why) => {
+            if (!this.#released) end(Exit.fail(lossOf(why)))
+          })),
+        (value) =>
+          slot.judge((loss) => loss === undefined || this.#released ? Effect.succeed(value) : Effect.fail(lossOf(loss)))
+      )
+    })
+  }
+
+  fenced(txn: TxnRequest): Effect.Effect<TxnResult, L | EtcdError> {
+    return this.#fenced(this.#request, this.assertHeld, txn)
+  }
+
+  /** From now on it counts as released, unless it was lost before: whoever relied on it until now has to be told of that. */
+  retire(): void {
+    this.#released ||= this.#request.slot.lossUnsafe() === undefined
+  }
+
+  get held(): Held<L> {
+    const { assertHeld, entryKey, lost, release, remaining, ttl } = this
     return {
-      entryKey: slot.key,
-      ttl: Effect.map(assertHeld, slot.session.ttlUnsafe),
-      remaining: Effect.map(assertHeld, slot.session.remainingUnsafe),
-      release: Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(Effect.exit(restore(remove)), (exit) => Effect.andThen(Scope.close(scope, Exit.void), exit))
-      ),
+      entryKey,
+      ttl,
+      remaining,
+      release,
       lost,
       assertHeld,
-      // The second look is for what ended after the deadline but before its timer: a blocked event loop, a suspended machine.
-      guard: (effect) =>
-        slot.judge((before) => {
-          const why = refused(before)
-          if (why !== undefined) return Effect.fail(why)
-          return Effect.flatMap(
-            unless(effect, (end: End<never, L>) =>
-              slot.whenLost((why) => {
-                if (!released) end(Exit.fail(lossOf(why)))
-              })),
-            (value) =>
-              slot.judge((loss) => loss === undefined || released ? Effect.succeed(value) : Effect.fail(lossOf(loss)))
-          )
-        }),
-      fenced: (txn) => fenced(request, assertHeld, txn),
-      retire
+      guard: (effect) => this.guard(effect),
+      fenced: (txn) => this.fenced(txn)
     }
   }
 }

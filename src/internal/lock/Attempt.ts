@@ -28,7 +28,7 @@ export interface AttemptRequest<E> {
   /** What its entry says. */
   readonly label: string
   /** Puts an entry. Without it, all that there is to do is done by `enter`. */
-  readonly claim?: (slot: Slot) => Effect.Effect<Claimed, EtcdError | EntryLost>
+  readonly claim: ((slot: Slot) => Effect.Effect<Claimed, EtcdError | EntryLost>) | undefined
   /** Waits until the entry is the first one. */
   readonly enter: (slot: Slot, claimed: Claimed | undefined) => Effect.Effect<bigint | EntryLost, E | EtcdError>
   /** What it says in logs. */

@@ -6,14 +6,14 @@ import * as Effect from "effect/Effect"
 import * as Scope from "effect/Scope"
 import type { Etcd, KeyValue } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
-import { type Hold, type HoldLoss, makeHolds } from "../hold/Hold.ts"
+import { type Held, type HoldLoss, makeHolds } from "../hold/Hold.ts"
 import { inScope, untilTaken } from "../hold/inScope.ts"
 import { makeSessionPool } from "../session/SessionPool.ts"
 import type { Taken } from "./Attempt.ts"
 import { EntryLost } from "./entry.ts"
 import { type Line, standInLine, stepThrough } from "./line.ts"
 
-export interface Pass<L> extends Omit<Hold<L>, "retire"> {
+export interface Pass<L> extends Held<L> {
   readonly fencingToken: bigint
 }
 
@@ -67,13 +67,13 @@ export const makePasses = Effect.fnUntraced(function*(
       Effect.annotateLogs(queued, { key }),
       ({ slot, token }, scope) =>
         Effect.gen(function*() {
-          const { retire, ...held } = makeHold({ key, slot, token, scope, lossOf: (why) => lossOf(token, why) })
-          yield* Scope.addFinalizer(scope, Effect.sync(retire))
+          const hold = makeHold({ key, slot, token, scope, lossOf: (why) => lossOf(token, why) })
+          yield* Scope.addFinalizer(scope, Effect.sync(() => hold.retire()))
           yield* Effect.annotateCurrentSpan({
             "coord.token": String(token),
             "coord.lease": slot.session.leaseId.toString(16)
           })
-          return { fencingToken: token, ...held }
+          return { fencingToken: token, ...hold.held }
         })
     )
   })
