@@ -1,34 +1,14 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
 import { Buffer } from "node:buffer"
-import type { Compare, KeyRange, KeyValue, Operation, OperationResult, RangeRequest, TxnRequest } from "../src/Etcd.ts"
+import type { Compare, KeyValue, Operation, OperationResult, RangeRequest, TxnRequest } from "../src/Etcd.ts"
 import * as Kv from "../src/internal/etcd3/kv.ts"
 import { encodeKey } from "../src/internal/keys.ts"
-import { generated, readMessage, resultMessage, txnMessage } from "./utils/etcdMessages.ts"
+import { generated, headerMessage, readMessage, resultMessage, txnMessage } from "./utils/etcdMessages.ts"
+import { bytes, flag, int64, isRead, key, kv, optional, range, unknown, within } from "./utils/etcdValues.ts"
 
-const optional = <A>(arbitrary: fc.Arbitrary<A>) => fc.option(arbitrary, { nil: undefined })
-
-/** Those that etcd can have: other lone surrogates stand for no bytes. */
-const key = fc.oneof(
-  fc.string({ unit: fc.constantFrom("a", "/", "\0", "\u007f", "é", "\uffff", "😀", "\udc80", "\udcff") }),
-  fc.string({ unit: "binary" }),
-  fc.constantFrom("a".repeat(128), "a".repeat(129), `${"a".repeat(126)}é`, "é".repeat(200))
-)
-const int64 = fc.oneof(
-  fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }),
-  fc.nat({ max: 62 }).map((bits) => 2n ** BigInt(bits)),
-  fc.constantFrom(0n, -1n, 127n, 128n, 2n ** 53n + 1n, 2n ** 63n - 1n, -(2n ** 63n))
-)
 const count = fc.oneof(fc.nat(), fc.maxSafeInteger(), fc.constantFrom(0, 127, 128, 2 ** 32 - 1, 2 ** 32, -1))
-const bytes = fc.oneof(fc.uint8Array({ maxLength: 300 }), fc.constant(new Uint8Array(70_000)))
 const value = fc.oneof(fc.string({ unit: "binary" }), bytes)
-const range: fc.Arbitrary<KeyRange> = fc.oneof(
-  fc.record({ key }),
-  fc.record({ prefix: key }),
-  fc.record({ from: key, to: key })
-)
-const flag = optional(fc.boolean())
-
 const read: fc.Arbitrary<RangeRequest> = fc.tuple(
   range,
   fc.record({
@@ -121,14 +101,6 @@ describe("the bytes of a request", () => {
   })
 })
 
-const kv: fc.Arbitrary<KeyValue> = fc.record({
-  key,
-  value: bytes,
-  createRevision: int64,
-  modRevision: int64,
-  version: int64,
-  lease: int64
-})
 const kvs = fc.array(kv, { maxLength: 3 })
 const rangeResult = fc.record({ _tag: fc.constant("Range" as const), revision: int64, kvs, count, more: fc.boolean() })
 
@@ -147,29 +119,12 @@ const answer = fc.letrec<{ readonly result: OperationResult }>((tie) => ({
 }))
 const responses = fc.array(answer.result, { maxLength: 4 })
 
-const header = (revision: bigint) => ({
-  cluster_id: "14841639068965178418",
-  member_id: "10276657743932975437",
-  revision: String(revision),
-  raft_term: "7"
-})
-
 const txnBytes = (revision: bigint, succeeded: boolean, responses: ReadonlyArray<OperationResult>): Buffer =>
-  generated.Txn.responseSerialize({ header: header(revision), succeeded, responses: responses.map(resultMessage) })
-
-/** Another tag than one byte, of each type, as of fields that came later. */
-const unknown = Buffer.from([
-  [0xf8, 0x07, 0xff, 0x01],
-  [0xf9, 0x07, 1, 2, 3, 4, 5, 6, 7, 8],
-  [0xfa, 0x07, 3, 1, 2, 3],
-  [0xfd, 0x07, 1, 2, 3, 4]
-].flat())
-
-const within = (field: number, ...parts: ReadonlyArray<Uint8Array>): Buffer => {
-  const content = Buffer.concat(parts)
-  assert.isBelow(content.length, 128)
-  return Buffer.concat([Uint8Array.of(field << 3 | 2, content.length), content])
-}
+  generated.Txn.responseSerialize({
+    header: headerMessage(revision),
+    succeeded,
+    responses: responses.map(resultMessage)
+  })
 
 describe("what is read of an answer", () => {
   it("is what etcd3's own code writes into it", () => {
@@ -185,14 +140,14 @@ describe("what is read of an answer", () => {
     fc.assert(fc.property(rangeResult, ({ _tag, ...result }) => {
       const message = {
         ...resultMessage({ _tag, ...result })["response_range"] as object,
-        header: header(result.revision)
+        header: headerMessage(result.revision)
       }
       assert.deepStrictEqual(Kv.range.responseDeserialize(generated.Range.responseSerialize(message)), {
         header: { raft_term: "7" },
         result
       })
     }))
-    assert.deepStrictEqual(Kv.put.responseDeserialize(generated.Put.responseSerialize({ header: header(9n) })), {
+    assert.deepStrictEqual(Kv.put.responseDeserialize(generated.Put.responseSerialize({ header: headerMessage(9n) })), {
       header: { raft_term: "7" },
       result: { revision: 9n, succeeded: true, responses: [{ _tag: "Put", previous: undefined }] }
     })
@@ -232,21 +187,12 @@ describe("what is read of an answer", () => {
   })
 
   it("is refused where etcd3's own code refuses it: a cut answer, a length that reaches too far", () => {
-    const outcome = (read: () => unknown): boolean => {
-      try {
-        read()
-        return true
-      } catch {
-        return false
-      }
-    }
     fc.assert(fc.property(responses, fc.nat(), (responses, cut) => {
       const whole = txnBytes(7n, true, responses)
       const bytes = whole.subarray(0, cut % (whole.length + 1))
-      assert.strictEqual(
-        outcome(() => Kv.txn.responseDeserialize(bytes)),
-        outcome(() => generated.Txn.responseDeserialize(bytes))
-      )
+      // Not the other way round: at the end it takes what is left of a long number for all of it.
+      if (!isRead(() => Kv.txn.responseDeserialize(bytes))) return
+      assert.isTrue(isRead(() => generated.Txn.responseDeserialize(bytes)))
     }))
     // A header, a key, and a field that is not known, each of 200 bytes in a message that has not as much.
     const [header, key] = [Uint8Array.of(0x0a, 200, 1), within(2, Uint8Array.of(0x0a, 200, 1))]
@@ -254,6 +200,7 @@ describe("what is read of an answer", () => {
       const bytes = Buffer.concat([within(3, within(1, inner)), new Uint8Array(300)])
       assert.throws(() => Kv.txn.responseDeserialize(bytes), RangeError)
     }
+    assert.throws(() => Kv.txn.responseDeserialize(Buffer.from([0x10, 0x80])), RangeError)
     assert.throws(() => Kv.txn.responseDeserialize(Buffer.from([0x10, ...Array<number>(10).fill(0xff), 1])))
     assert.throws(() => Kv.txn.responseDeserialize(Buffer.from([0xf6, 0x07])))
   })

@@ -9,7 +9,9 @@ import type {
   Operation,
   OperationResult,
   RangeRequest,
-  TxnRequest
+  TxnRequest,
+  WatchEvent,
+  WatchRequest
 } from "../../src/Etcd.ts"
 import { encodeKey, encodeRange } from "../../src/internal/keys.ts"
 
@@ -18,15 +20,20 @@ type Message = Readonly<Record<string, unknown>>
 const proto = Path.join(Path.dirname(createRequire(import.meta.url).resolve("etcd3/package.json")), "proto")
 
 /** As etcd3 loads it. */
-const service = ProtoLoader.loadSync(Path.join(proto, "rpc.proto"), {
+const services = ProtoLoader.loadSync(Path.join(proto, "rpc.proto"), {
   keepCase: true,
   longs: String,
   enums: String,
   defaults: true,
   oneofs: true
-})["etcdserverpb.KV"] as Record<"Range" | "Put" | "Txn", ProtoLoader.MethodDefinition<object, object>>
+})
 
-export const generated = service
+type Methods<Name extends string> = Record<Name, ProtoLoader.MethodDefinition<object, object>>
+
+export const generated = {
+  ...services["etcdserverpb.KV"] as Methods<"Range" | "Put" | "Txn">,
+  ...services["etcdserverpb.Watch"] as Methods<"Watch">
+}
 
 const definedOf = (fields: Message): Message =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
@@ -52,6 +59,17 @@ export const readMessage = (request: RangeRequest & { readonly serializable?: bo
     revision: int64(request.atRevision),
     max_create_revision: int64(request.maxCreateRevision)
   })
+
+/** As this library watches: with progress, and in fragments. */
+export const createMessage = ({ previousKv = false, startRevision = 0n, ...range }: WatchRequest): Message => ({
+  create_request: {
+    ...rangeMessage(range),
+    start_revision: int64(startRevision),
+    progress_notify: true,
+    prev_kv: previousKv,
+    fragment: true
+  }
+})
 
 const compareMessage = (compare: Compare): Message => ({
   ...rangeMessage(compare),
@@ -110,6 +128,23 @@ const keyValueMessage = (kv: KeyValue): Message => ({
 })
 
 const optionalMessage = (kv: KeyValue | undefined): Message | undefined => kv && keyValueMessage(kv)
+
+export const eventMessage = (event: WatchEvent): Message =>
+  definedOf({
+    // As etcd does: the default is not written.
+    type: event._tag === "Delete" ? "Delete" : undefined,
+    kv: event._tag === "Delete"
+      ? { key: encodeKey(event.key), mod_revision: int64(event.modRevision) }
+      : keyValueMessage(event.kv),
+    prev_kv: optionalMessage(event.previous)
+  })
+
+export const headerMessage = (revision: bigint): Message => ({
+  cluster_id: "14841639068965178418",
+  member_id: "10276657743932975437",
+  revision: int64(revision),
+  raft_term: "7"
+})
 
 export const resultMessage = (result: OperationResult): Message => {
   switch (result._tag) {

@@ -4,7 +4,6 @@
  */
 import type {
   Compare,
-  KeyRange,
   KeyValue,
   Operation,
   OperationResult,
@@ -14,58 +13,36 @@ import type {
   TxnRequest,
   TxnResult
 } from "../../Etcd.ts"
-import { decodeKey, encodeKey, encodeRange } from "../keys.ts"
-import type { Answer } from "./stubs.ts"
+import {
+  type Answered,
+  answered,
+  type Header,
+  makeMethod,
+  readHeader,
+  readKeyValue,
+  revisionOf,
+  writeEnd,
+  writeKey,
+  writer,
+  writeStart
+} from "./fields.ts"
 import type { Method } from "./unary.ts"
-import { Reader, Writer } from "./wire.ts"
+import type { Reader } from "./wire.ts"
 
 export type ReadRequest = RangeRequest & {
   /** Answered by the member from what it knows, without asking the others. */
   readonly serializable?: boolean
 }
 
-export interface KvAnswer<Result> extends Answer {
-  readonly result: Result
-}
-
-const writer = new Writer()
-
 const method = <Request, Result>(
   name: string,
   write: (request: Request) => void,
-  read: (reader: Reader) => KvAnswer<Result>
-): Method<Request, KvAnswer<Result>> => ({
-  path: `/etcdserverpb.KV/${name}`,
-  requestSerialize: (request) => {
-    writer.start()
-    write(request)
-    return writer.finish()
-  },
-  responseDeserialize: (bytes) => read(new Reader(bytes))
-})
+  read: (reader: Reader) => Answered<Result>
+): Method<Request, Answered<Result>> => makeMethod(`KV/${name}`, write, read)
 
 // -----------------------------------------------------------------------------
 // Requests
 // -----------------------------------------------------------------------------
-
-const writeKey = (field: number, key: string): void =>
-  key.isWellFormed() ? writer.text(field, key) : writer.bytes(field, encodeKey(key))
-
-const isPlainPrefix = (range: KeyRange): range is { readonly prefix: string } =>
-  "prefix" in range && range.prefix !== "" && range.prefix.isWellFormed()
-
-const writeStart = (field: number, range: KeyRange): void => {
-  if ("key" in range) writeKey(field, range.key)
-  else if (isPlainPrefix(range)) writer.text(field, range.prefix)
-  else writer.bytes(field, encodeRange(range).key)
-}
-
-const writeEnd = (field: number, range: KeyRange): void => {
-  if ("key" in range) return
-  if (isPlainPrefix(range)) return writer.textEnd(field, range.prefix)
-  const { rangeEnd } = encodeRange(range)
-  if (rangeEnd !== undefined) writer.bytes(field, rangeEnd)
-}
 
 const writeValue = (field: number, value: string | Uint8Array): void =>
   typeof value === "string" ? writer.text(field, value) : writer.bytes(field, value)
@@ -147,69 +124,6 @@ const writeAll = <A>(field: number, all: ReadonlyArray<A> | undefined, write: (o
 // -----------------------------------------------------------------------------
 // Answers
 // -----------------------------------------------------------------------------
-
-interface Header {
-  readonly revision: bigint
-  readonly term: bigint
-}
-
-const readHeader = (reader: Reader): Header => {
-  let revision = 0n
-  let term = 0n
-  while (reader.next()) {
-    if (reader.field === 3) revision = reader.int64()
-    else if (reader.field === 4) term = reader.int64()
-    else reader.skip()
-  }
-  return { revision, term }
-}
-
-/** Answers inside of nested transactions come without a header. */
-const revisionOf = (header: Header | undefined): bigint => header?.revision ?? 0n
-
-const answer = <Result>(header: Header | undefined, result: Result): KvAnswer<Result> => ({
-  header: header && { raft_term: String(header.term) },
-  result
-})
-
-const nothing = new Uint8Array()
-
-/** A view would keep the whole answer in memory. */
-const copied = (bytes: Buffer): Uint8Array => bytes.length === 0 ? nothing : new Uint8Array(bytes)
-
-const readKeyValue = (reader: Reader): KeyValue => {
-  let key = ""
-  let value: Uint8Array = nothing
-  let createRevision = 0n
-  let modRevision = 0n
-  let version = 0n
-  let lease = 0n
-  while (reader.next()) {
-    switch (reader.field) {
-      case 1:
-        key = decodeKey(reader.bytes())
-        break
-      case 2:
-        createRevision = reader.int64()
-        break
-      case 3:
-        modRevision = reader.int64()
-        break
-      case 4:
-        version = reader.int64()
-        break
-      case 5:
-        value = copied(reader.bytes())
-        break
-      case 6:
-        lease = reader.int64()
-        break
-      default:
-        reader.skip()
-    }
-  }
-  return { key, value, createRevision, modRevision, version, lease }
-}
 
 const readRange = (reader: Reader) => {
   let header: Header | undefined
@@ -305,18 +219,18 @@ const readOperation = (reader: Reader): OperationResult => {
 // Calls
 // -----------------------------------------------------------------------------
 
-export const range: Method<ReadRequest, KvAnswer<RangeResult>> = method("Range", writeRange, (reader) => {
+export const range: Method<ReadRequest, Answered<RangeResult>> = method("Range", writeRange, (reader) => {
   const { count, header, kvs, more } = readRange(reader)
-  return answer(header, { revision: revisionOf(header), kvs, count, more })
+  return answered(header, { revision: revisionOf(header), kvs, count, more })
 })
 
 /** Answered as its transaction would have been. */
-export const put: Method<PutOperation, KvAnswer<TxnResult>> = method("Put", writePut, (reader) => {
+export const put: Method<PutOperation, Answered<TxnResult>> = method("Put", writePut, (reader) => {
   const { header, previous } = readPut(reader)
-  return answer(header, { revision: revisionOf(header), succeeded: true, responses: [{ _tag: "Put", previous }] })
+  return answered(header, { revision: revisionOf(header), succeeded: true, responses: [{ _tag: "Put", previous }] })
 })
 
-export const txn: Method<TxnRequest, KvAnswer<TxnResult>> = method("Txn", writeTxn, (reader) => {
+export const txn: Method<TxnRequest, Answered<TxnResult>> = method("Txn", writeTxn, (reader) => {
   const { header, responses, succeeded } = readTxn(reader)
-  return answer(header, { revision: revisionOf(header), succeeded, responses })
+  return answered(header, { revision: revisionOf(header), succeeded, responses })
 })

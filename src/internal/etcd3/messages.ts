@@ -1,26 +1,11 @@
 /**
- * What goes between the port and etcd's messages, where calls on keys need more than `kv.ts`, and where the stubs of etcd3 take messages:
- * int64 are strings there, keys and values are bytes.
+ * What goes between the port and etcd's messages, where calls on keys need more than `kv.ts`, and of those that etcd3 describes: int64
+ * are strings there.
  */
 import type * as Duration from "effect/Duration"
-import type { IKeyValue, IStatusResponse } from "etcd3"
-import {
-  type KeyRange,
-  type KeyValue,
-  type MemberHealth,
-  Operation,
-  type PutOperation,
-  type TxnRequest,
-  type TxnResult
-} from "../../Etcd.ts"
+import type { IStatusResponse } from "etcd3"
+import { type MemberHealth, Operation, type PutOperation, type TxnRequest, type TxnResult } from "../../Etcd.ts"
 import { decodeKey, encodeRange } from "../keys.ts"
-
-const buffer = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-
-export const range = (range: KeyRange): { key: Buffer; range_end?: Buffer } => {
-  const { key, rangeEnd } = encodeRange(range)
-  return rangeEnd === undefined ? { key: buffer(key) } : { key: buffer(key), range_end: buffer(rangeEnd) }
-}
 
 const isBare = ({ failure = [], success = [] }: TxnRequest): boolean => success.length + failure.length === 0
 
@@ -57,20 +42,6 @@ export const txnLease = (request: TxnRequest): bigint => {
   }
   return 0n
 }
-
-/** Values are copied: what was decoded is a view that would keep the whole answer in memory. */
-export const keyValue = (kv: IKeyValue): KeyValue => ({
-  key: decodeKey(kv.key),
-  value: new Uint8Array(kv.value),
-  createRevision: BigInt(kv.create_revision),
-  modRevision: BigInt(kv.mod_revision),
-  version: BigInt(kv.version),
-  lease: BigInt(kv.lease)
-})
-
-/** An absent message is `null`. */
-export const optionalKeyValue = (kv: IKeyValue | null | undefined): KeyValue | undefined =>
-  kv === null || kv === undefined ? undefined : keyValue(kv)
 
 export const headerRevision = (response: { readonly header: { readonly revision: string } | null }): bigint =>
   BigInt(response.header?.revision ?? 0)

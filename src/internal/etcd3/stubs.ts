@@ -1,15 +1,17 @@
 /**
- * etcd's calls, as npm etcd3 describes them, which is all that is used of it; calls on keys, which are most of them, have their own
- * description (see `kv.ts`). Its client would send writes again, stop all calls for seconds after a deadline of one, and hide the status;
- * so calls are made here, each with its deadline, token and way to be cancelled.
+ * etcd's calls, as npm etcd3 describes them, which is all that is used of it; calls on keys and watches, which are most of what is said,
+ * have their own description (see `kv.ts` and `watchMessages.ts`). Its client would send writes again, stop all calls for seconds after a
+ * deadline of one, and hide the status; so calls are made here, each with its deadline, token and way to be cancelled.
  */
 import type { ChannelInterface, Metadata } from "@grpc/grpc-js"
 import type * as Etcd3 from "etcd3"
 import type { PutOperation, RangeResult, TxnRequest, TxnResult } from "../../Etcd.ts"
+import type { Answered } from "./fields.ts"
 import * as Kv from "./kv.ts"
 import { methodOf } from "./protocol.ts"
 import { type Duplex, type Listener, makeDuplex } from "./stream.ts"
 import { type Call, type Callback, type Method, UnaryCall } from "./unary.ts"
+import { watch, type WatchQuestion, type WatchResponse } from "./watchMessages.ts"
 
 type Unary<Request, Response> = (
   request: Request,
@@ -27,9 +29,9 @@ export interface Answer {
 
 export interface Stubs {
   readonly KV: {
-    readonly range: Unary<Kv.ReadRequest, Kv.KvAnswer<RangeResult>>
-    readonly put: Unary<PutOperation, Kv.KvAnswer<TxnResult>>
-    readonly txn: Unary<TxnRequest, Kv.KvAnswer<TxnResult>>
+    readonly range: Unary<Kv.ReadRequest, Answered<RangeResult>>
+    readonly put: Unary<PutOperation, Answered<TxnResult>>
+    readonly txn: Unary<TxnRequest, Answered<TxnResult>>
   }
   readonly Lease: {
     readonly leaseGrant: Unary<Etcd3.ILeaseGrantRequest, Etcd3.ILeaseGrantResponse>
@@ -38,7 +40,7 @@ export interface Stubs {
     readonly leaseKeepAlive: Streaming<Etcd3.ILeaseKeepAliveRequest, Etcd3.ILeaseKeepAliveResponse>
   }
   readonly Watch: {
-    readonly watch: Streaming<Etcd3.IWatchRequest, Etcd3.IWatchResponse>
+    readonly watch: Streaming<WatchQuestion, WatchResponse>
   }
   readonly Maintenance: {
     readonly status: Unary<Record<string, never>, Etcd3.IStatusResponse>
@@ -72,6 +74,8 @@ export const makeStubs = (current: () => ChannelInterface): Stubs => {
     new UnaryCall(channel, methodOf<Request, Response>(service, name), ...rest)
   const streaming = <Request, Response>(service: string, name: string): Streaming<Request, Response> => (...rest) =>
     makeDuplex(channel, methodOf<Request, Response>(service, name), ...rest)
+  const duplex = <Request, Response>(method: Method<Request, Response>): Streaming<Request, Response> => (...rest) =>
+    makeDuplex(channel, method, ...rest)
   return {
     KV: { range: call(Kv.range), put: call(Kv.put), txn: call(Kv.txn) },
     Lease: {
@@ -80,7 +84,7 @@ export const makeStubs = (current: () => ChannelInterface): Stubs => {
       leaseTimeToLive: unary("Lease", "LeaseTimeToLive"),
       leaseKeepAlive: streaming("Lease", "LeaseKeepAlive")
     },
-    Watch: { watch: streaming("Watch", "Watch") },
+    Watch: { watch: duplex(watch) },
     Maintenance: { status: unary("Maintenance", "Status") },
     Auth: { authenticate: unary("Auth", "Authenticate") }
   }

@@ -10,7 +10,7 @@ import type { MemberHealth, RangeResult, TxnResult } from "../../Etcd.ts"
 import { decodeKey } from "../keys.ts"
 import type { Transport } from "../Transport.ts"
 import { type ConnectionSettings, makeConnection } from "./connection.ts"
-import type { KvAnswer } from "./kv.ts"
+import type { Answered } from "./fields.ts"
 import { makeKeepAlive } from "./lease.ts"
 import { headerRevision, memberHealth, putCall, txnAnswer, txnCall, txnLease } from "./messages.ts"
 import { isLeaseExists, type Status } from "./status.ts"
@@ -38,13 +38,13 @@ export const makeTransport = Effect.fnUntraced(function*(
 
   return {
     range: (request) =>
-      call<KvAnswer<RangeResult>>((stubs, ...rest) => stubs.KV.range(request, ...rest)).pipe(
+      call<Answered<RangeResult>>((stubs, ...rest) => stubs.KV.range(request, ...rest)).pipe(
         Effect.map(({ result }) => result),
         failsAs("range")
       ),
 
     txn: (request) =>
-      call<KvAnswer<TxnResult>>((stubs, ...rest) => {
+      call<Answered<TxnResult>>((stubs, ...rest) => {
         const put = putCall(request)
         return put === undefined ? stubs.KV.txn(txnCall(request), ...rest) : stubs.KV.put(put, ...rest)
       }).pipe(

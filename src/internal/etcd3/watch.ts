@@ -9,20 +9,18 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import type { IEvent, IWatchRequest, IWatchResponse } from "etcd3"
 import type { WatchEvent, WatchItem, WatchRequest } from "../../Etcd.ts"
 import { Compacted, EtcdError } from "../../EtcdError.ts"
-import { decodeKey } from "../keys.ts"
 import type { Connection, Token } from "./connection.ts"
-import { keyValue, optionalKeyValue, range } from "./messages.ts"
 import { isStaleToken, type Status } from "./status.ts"
 import type { Duplex } from "./stream.ts"
 import type { Authenticated } from "./token.ts"
+import type { WatchQuestion, WatchResponse } from "./watchMessages.ts"
 
 /** After so long without a word the server is asked for one, and given as long again. Together less than 10 s. */
 const silence = Duration.seconds(4.5)
 
-type Responses = Duplex<IWatchRequest, IWatchResponse>
+type Responses = Duplex<WatchQuestion, WatchResponse>
 type Items = Arr.NonEmptyReadonlyArray<WatchItem>
 
 export const makeWatch = (connection: Connection, authenticated: Authenticated, dialTimeout: Duration.Duration) => {
@@ -32,15 +30,15 @@ export const makeWatch = (connection: Connection, authenticated: Authenticated, 
 
   /** A stream whose watch the server has confirmed, with what came first. */
   const open = Effect.fnUntraced(function*(request: WatchRequest, token: Token) {
-    const stream = yield* connection.open<IWatchRequest, IWatchResponse>(
+    const stream = yield* connection.open<WatchQuestion, WatchResponse>(
       token,
       (stubs, ...rest) => stubs.Watch.watch(...rest)
     )
-    stream.write({ create_request: createRequest(request) })
+    stream.write({ _tag: "Create", request })
     const responses = yield* stream.read
     const [first] = responses
     // Denied, perhaps for its token alone. The stream stays open then, and says no more.
-    if (first.canceled && isZero(first.compact_revision)) return yield* Effect.fail(cancelled(first))
+    if (first.canceled && first.compactRevision === 0n) return yield* Effect.fail(cancelled(first))
     return { stream, responses }
   }, Effect.timeoutOrElse({ duration: dialTimeout, orElse: () => Effect.fail(unconfirmed) }))
 
@@ -61,30 +59,30 @@ export const makeWatch = (connection: Connection, authenticated: Authenticated, 
       const { responses, stream } = yield* Effect.catch(attempt(request), fail)
       const { read } = yield* attended(stream)
       const join = makeJoin()
-      let arrived: ReadonlyArray<IWatchResponse> | undefined = responses
+      let arrived: ReadonlyArray<WatchResponse> | undefined = responses
       let failure: EtcdError | undefined
 
-      const accept = (responses: ReadonlyArray<IWatchResponse>): ReadonlyArray<WatchItem> => {
+      const accept = (responses: ReadonlyArray<WatchResponse>): ReadonlyArray<WatchItem> => {
         const items: Array<WatchItem> = []
         for (const response of responses) {
           if (response.canceled) {
             failure = ending(response)
             break
           }
-          if (response.created) items.push({ _tag: "Opened", revision: BigInt(response.header.revision) })
+          if (response.created) items.push({ _tag: "Opened", revision: response.revision })
           items.push(...join(response))
         }
         return items
       }
-      const ending = (response: IWatchResponse): EtcdError =>
-        isZero(response.compact_revision)
+      const ending = (response: WatchResponse): EtcdError =>
+        response.compactRevision === 0n
           ? connection.error("watch", cancelled(response))
           : new EtcdError({
             operation: "watch",
-            reason: new Compacted({ compactRevision: BigInt(response.compact_revision) })
+            reason: new Compacted({ compactRevision: response.compactRevision })
           })
 
-      const hand = (responses: ReadonlyArray<IWatchResponse>): Effect.Effect<Items, EtcdError> => {
+      const hand = (responses: ReadonlyArray<WatchResponse>): Effect.Effect<Items, EtcdError> => {
         const items = accept(responses)
         return Arr.isReadonlyArrayNonEmpty(items) ? Effect.succeed(items) : next
       }
@@ -121,7 +119,7 @@ const attended = Effect.fnUntraced(function*(stream: Responses) {
       if (asked) return stream.end(silent.code, silent.details)
       asked = true
       waitingSince = clock.monotonicTimeNanosUnsafe()
-      stream.write({ progress_request: {} })
+      stream.write({ _tag: "Progress" })
     }
   }))
 
@@ -140,20 +138,8 @@ const attended = Effect.fnUntraced(function*(stream: Responses) {
 
 const silent: Status = { code: Code.UNAVAILABLE, details: "the watch has gone silent" }
 
-const createRequest = (request: WatchRequest) => ({
-  ...range(request),
-  // 0 is "from now".
-  start_revision: String(request.startRevision ?? 0n),
-  prev_kv: request.previousKv ?? false,
-  progress_notify: true,
-  // Otherwise a batch over the receive limit could never be delivered.
-  fragment: true
-})
-
-const isZero = (int64: string): boolean => int64 === "0"
-
 /** etcd says why in words only. */
-const cancelled = ({ cancel_reason: reason }: IWatchResponse): Status => {
+const cancelled = ({ cancelReason: reason }: WatchResponse): Status => {
   const code = reason.includes("permission denied")
     ? Code.PERMISSION_DENIED
     : reason.includes("invalid auth token")
@@ -173,15 +159,14 @@ const isDenied = (status: Status): boolean => isStaleToken(status) || status.cod
  */
 const makeJoin = () => {
   let held: Array<WatchEvent> = []
-  return ({ events, fragment }: IWatchResponse): ReadonlyArray<WatchItem> => {
+  return ({ events, fragment }: WatchResponse): ReadonlyArray<WatchItem> => {
     const items: Array<WatchItem> = []
     const emit = () => {
       const [first] = held
       if (first !== undefined) items.push({ _tag: "Batch", revision: modRevision(first), events: held })
       held = []
     }
-    for (const raw of events) {
-      const event = watchEvent(raw)
+    for (const event of events) {
       const [first] = held
       if (first !== undefined && modRevision(first) !== modRevision(event)) emit()
       held.push(event)
@@ -192,10 +177,3 @@ const makeJoin = () => {
 }
 
 const modRevision = (event: WatchEvent): bigint => event._tag === "Put" ? event.kv.modRevision : event.modRevision
-
-const watchEvent = (event: IEvent): WatchEvent => {
-  const previous = optionalKeyValue(event.prev_kv)
-  return event.type === "Delete"
-    ? { _tag: "Delete", key: decodeKey(event.kv.key), modRevision: BigInt(event.kv.mod_revision), previous }
-    : { _tag: "Put", kv: keyValue(event.kv), previous }
-}
