@@ -134,12 +134,16 @@ export const claiming = <A>(
       const claim = new Claim(slot, resume)
       if (claim.isOver) return
       slot.pending = claim
+      const goOn = (rest: Effect.Effect<A, EtcdError | EntryLost>) => {
+        if (Exit.isExit(rest)) claim.end(rest)
+        else claim.goOn(startFiber(rest, context, (exit) => claim.end(exit)))
+      }
       claim.begin(
         startOf(etcd)(request, context, (exit) => {
-          if (Exit.isSuccess(exit)) return claim.end(read(exit.value))
+          if (Exit.isSuccess(exit)) return goOn(read(exit.value))
           const first = Option.getOrUndefined(Exit.findErrorOption(exit))
           if (first === undefined) return claim.end(Exit.failCause(exit.cause))
-          claim.goOn(startFiber(settled(etcd, slot, request, first, read), context, (exit) => claim.end(exit)))
+          goOn(settled(etcd, slot, request, first, read))
         })
       )
     })
@@ -168,6 +172,7 @@ class Claim<A> implements Pending {
     if (!this.isOver) this.#cancel = cancel
   }
 
+  /** `outcome` takes no step, other than to say what it is. */
   end(outcome: Effect.Effect<A, EtcdError | EntryLost>): void {
     if (this.isOver) return
     this.isOver = true
@@ -250,11 +255,17 @@ export const claimEntry = (
   claiming(
     etcd,
     slot,
-    { ...claimRequest(path, slot, label), failure: [Operation.range({ key: slot.key, keysOnly: true })] },
-    (result): Effect.Effect<Claimed, EntryLost> =>
-      result.succeeded
-        ? Effect.succeed(claimedBy(path, slot, result, 1))
-        : Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, position: undefined }))
+    claimRequest(path, slot, label),
+    (result): Effect.Effect<Claimed, EtcdError | EntryLost> =>
+      result.succeeded ? Effect.succeed(claimedBy(path, slot, result, 1)) : alreadyThere(etcd, slot)
+  )
+
+/** Of a claim that has found an entry in its place, which happens too rarely to be looked at by each. */
+const alreadyThere = (etcd: Port, slot: Slot): Effect.Effect<Claimed, EtcdError | EntryLost> =>
+  etcd.range({ key: slot.key, keysOnly: true }).pipe(
+    retryFailed({ schedule: backoff, while: isTransient }),
+    Effect.flatMap((page) => ownEntry(slot, page)),
+    Effect.map((token) => ({ token, position: undefined }))
   )
 
 /**
