@@ -137,16 +137,25 @@ export const makeEtcd = Effect.fnUntraced(function*(
 
   knowStart(service, (request, context, ended) => {
     const began = clock.monotonicTimeNanosUnsafe()
+    let isOver = false
     let retried: (() => void) | undefined
     const first = Deferred.isDoneUnsafe(closed) ? undefined : batching.start(namespaced.request(request), (exit) => {
       if (Exit.isSuccess(exit)) return ended(namespaced.exit(exit))
       const error = Option.getOrUndefined(Exit.findErrorOption(exit))
       if (error === undefined) return ended(exit)
       const rest = write.after(clock, began, error, transport.txn(request), failedTxn(request))
-      retried = startFiber(rest, context, ended)
+      retried = startFiber(rest, context, (exit) => {
+        if (!isOver) ended(exit)
+      })
+      // By what the next attempt has set off at once.
+      if (isOver) retried()
     })
     if (first === undefined) return startFiber(service.txn(request), context, ended)
-    return () => (retried ?? first)()
+    return () => {
+      isOver = true
+      const cancel = retried ?? first
+      cancel()
+    }
   })
   return service
 })

@@ -147,8 +147,9 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
       onTheirWay.delete(sent)
       done(exit)
     })
-    // It was not on its way yet when somebody who saw its beginning closed the scope.
+    // It was not on its way yet when somebody who saw its beginning closed the scope, or gave up what is in it.
     if (!open) fiber.interruptUnsafe()
+    for (const pending of group) if (!isWaiting(pending)) sent.gone()
   }
 
   // The call is interrupted by the last one who waits for it, or by the end of the scope.

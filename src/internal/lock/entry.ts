@@ -163,13 +163,15 @@ class Claim<A> implements Pending {
     this.#stop = slot.whenLost(() => this.#give())
   }
 
-  /** How it is cancelled, unless it has ended or gone on at once. */
+  /** How it is cancelled, unless it has gone on at once. It is where it was given up before this was known. */
   begin(cancel: () => void): void {
-    if (!this.isOver) this.#cancel ??= cancel
+    if (this.isOver) cancel()
+    else this.#cancel ??= cancel
   }
 
   goOn(cancel: () => void): void {
-    if (!this.isOver) this.#cancel = cancel
+    if (this.isOver) cancel()
+    else this.#cancel = cancel
   }
 
   /** `outcome` takes no step, other than to say what it is. */

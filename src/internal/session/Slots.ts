@@ -158,13 +158,15 @@ class Removal extends Link<Removal> {
     this.#ended = ended
   }
 
-  /** How it is cancelled, unless it has ended or gone on at once. */
+  /** How it is cancelled, unless it has gone on at once. It is where it was given up before this was known. */
   begin(cancel: () => void): void {
-    if (this.exit === undefined) this.#cancel ??= cancel
+    if (this.exit !== undefined) cancel()
+    else this.#cancel ??= cancel
   }
 
   goOn(cancel: () => void): void {
-    if (this.exit === undefined) this.#cancel = cancel
+    if (this.exit !== undefined) cancel()
+    else this.#cancel = cancel
   }
 
   cancel(): void {
