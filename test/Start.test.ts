@@ -446,6 +446,30 @@ describe("what is started for a key on a lease", () => {
       }
     })))
 
+  it.effect("to hand it over is cancelled with the lease, and the next in line is told so once", () =>
+    each(Effect.fnUntraced(function*(isWrapped) {
+      for (const isAtOnce of [false, true]) {
+        let lose = () => {}
+        const { release, session, slot, txns } = yield* makeSlot(isWrapped, () => isAtOnce && lose())
+        lose = session.revoked
+        slot.present(3n)
+        const told: Array<boolean> = []
+        slot.onRelease({
+          areThere: () => true,
+          choose: () => ({ request: put("next"), ended: (exit) => told.push(Exit.hasInterrupts(exit)) })
+        })
+        const releasing = yield* release
+        if (!isAtOnce) {
+          assert.deepStrictEqual([ended(releasing), txns[0]?.state, told.length], ["waits", "open", 0])
+          lose()
+        }
+        assert.strictEqual(ended(releasing), "done")
+        yield* TestClock.adjust("1 minute")
+        assert.deepStrictEqual(told, [true])
+        assert.deepStrictEqual(txns.map(({ state }) => state), ["cancelled"])
+      }
+    })))
+
   it.effect("to delete it goes on when who releases it waits no longer, and its end is told to who asks again", () =>
     each(Effect.fnUntraced(function*(isWrapped) {
       const { release, slot, txns } = yield* makeSlot(isWrapped)
