@@ -363,7 +363,7 @@ describe("close", () => {
 })
 
 describe("first use", () => {
-  it.live("reads and writes keys without the description of etcd's protocol, which leases need", () =>
+  it.live("reads, writes, leases and watches keys without the description of etcd's protocol, which the state of a member needs", () =>
     Effect.gen(function*() {
       const server = yield* makeEtcdServer()
       const script = fileURLToPath(new URL("./fixtures/firstUse.ts", import.meta.url))
@@ -371,7 +371,10 @@ describe("first use", () => {
         env: { ...process.env, ETCD_ENDPOINTS: server.endpoint },
         encoding: "utf8"
       })
-      assert.strictEqual(output, "keys: 1, not loaded\nlease: 60 s, loaded\n")
+      assert.strictEqual(
+        output,
+        "keys: 1, not loaded\nlease: 60 s, not loaded\nwatch: Opened, not loaded\nmembers: Known, loaded\n"
+      )
     }))
 })
 

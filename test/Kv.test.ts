@@ -5,9 +5,8 @@ import type { Compare, KeyValue, Operation, OperationResult, RangeRequest, TxnRe
 import * as Kv from "../src/internal/etcd3/kv.ts"
 import { encodeKey } from "../src/internal/keys.ts"
 import { generated, headerMessage, readMessage, resultMessage, txnMessage } from "./utils/etcdMessages.ts"
-import { bytes, flag, int64, isRead, key, kv, optional, range, unknown, within } from "./utils/etcdValues.ts"
+import { bytes, count, flag, int64, isRead, key, kv, optional, range, unknown, within } from "./utils/etcdValues.ts"
 
-const count = fc.oneof(fc.nat(), fc.maxSafeInteger(), fc.constantFrom(0, 127, 128, 2 ** 32 - 1, 2 ** 32, -1))
 const value = fc.oneof(fc.string({ unit: "binary" }), bytes)
 const read: fc.Arbitrary<RangeRequest> = fc.tuple(
   range,

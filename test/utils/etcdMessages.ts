@@ -32,7 +32,8 @@ type Methods<Name extends string> = Record<Name, ProtoLoader.MethodDefinition<ob
 
 export const generated = {
   ...services["etcdserverpb.KV"] as Methods<"Range" | "Put" | "Txn">,
-  ...services["etcdserverpb.Watch"] as Methods<"Watch">
+  ...services["etcdserverpb.Watch"] as Methods<"Watch">,
+  ...services["etcdserverpb.Lease"] as Methods<"LeaseGrant" | "LeaseRevoke" | "LeaseTimeToLive" | "LeaseKeepAlive">
 }
 
 const definedOf = (fields: Message): Message =>

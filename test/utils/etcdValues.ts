@@ -17,6 +17,7 @@ export const int64 = fc.oneof(
   fc.nat({ max: 62 }).map((bits) => 2n ** BigInt(bits)),
   fc.constantFrom(0n, -1n, 127n, 128n, 2n ** 53n + 1n, 2n ** 63n - 1n, -(2n ** 63n))
 )
+export const count = fc.oneof(fc.nat(), fc.maxSafeInteger(), fc.constantFrom(0, 127, 128, 2 ** 32 - 1, 2 ** 32, -1))
 export const bytes = fc.oneof(fc.uint8Array({ maxLength: 300 }), fc.constant(new Uint8Array(70_000)))
 export const range: fc.Arbitrary<KeyRange> = fc.oneof(
   fc.record({ key }),

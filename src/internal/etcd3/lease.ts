@@ -7,8 +7,8 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
-import type { ILeaseKeepAliveRequest, ILeaseKeepAliveResponse } from "etcd3"
 import type { Connection } from "./connection.ts"
+import type { Beat } from "./leaseMessages.ts"
 import { shutDown, type Status } from "./status.ts"
 import type { Duplex } from "./stream.ts"
 import type { Authenticated } from "./token.ts"
@@ -23,10 +23,10 @@ export interface KeepAlive {
 type Resume = (answer: Effect.Effect<Duration.Duration, Status>) => void
 
 interface Session {
-  readonly stream: Duplex<ILeaseKeepAliveRequest, ILeaseKeepAliveResponse>
+  readonly stream: Duplex<bigint, Beat>
   readonly scope: Scope.Closeable
   /** By lease, in the order of the requests: etcd answers each, in order. `undefined`: nobody waits for it any more. */
-  readonly waiting: Map<string, Array<Resume | undefined>>
+  readonly waiting: Map<bigint, Array<Resume | undefined>>
 }
 
 const unanswered: Status = { code: Code.UNAVAILABLE, details: "a beat was not answered in time" }
@@ -65,18 +65,18 @@ export const makeKeepAlive = Effect.fnUntraced(function*(
 
   yield* Effect.addFinalizer(() => current === undefined ? Effect.void : end(current, shutDown))
 
-  const answer = (session: Session, { ID, TTL }: ILeaseKeepAliveResponse) => {
-    const ttl = Duration.seconds(Math.max(0, Number(TTL)))
-    remember(BigInt(ID), ttl)
-    const queue = session.waiting.get(ID)
+  const answer = (session: Session, beat: Beat) => {
+    const ttl = Duration.seconds(Math.max(0, beat.ttl))
+    remember(beat.id, ttl)
+    const queue = session.waiting.get(beat.id)
     queue?.shift()?.(Effect.succeed(ttl))
-    if (queue?.length === 0) session.waiting.delete(ID)
+    if (queue?.length === 0) session.waiting.delete(beat.id)
   }
 
   const open = authenticated((token) =>
     Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
       const own = yield* Scope.fork(scope)
-      const stream = yield* restore(connection.open<ILeaseKeepAliveRequest, ILeaseKeepAliveResponse>(
+      const stream = yield* restore(connection.open<bigint, Beat>(
         token,
         (stubs, ...rest) => stubs.Lease.leaseKeepAlive(...rest)
       )).pipe(Scope.provide(own), Effect.onError(() => Scope.close(own, Exit.void)))
@@ -103,11 +103,10 @@ export const makeKeepAlive = Effect.fnUntraced(function*(
     Effect.callback<Duration.Duration, Status>((resume) => {
       // The fiber gave way since it got it, and it has ended: nobody would answer.
       if (current !== session) return resume(Effect.fail(unanswered))
-      const ID = String(id)
-      const queue = session.waiting.get(ID) ?? []
+      const queue = session.waiting.get(id) ?? []
       queue.push(resume)
-      session.waiting.set(ID, queue)
-      session.stream.write({ ID })
+      session.waiting.set(id, queue)
+      session.stream.write(id)
       return Effect.sync(() => {
         // Its answer will come, and must not be taken for that of a later beat.
         const place = queue.indexOf(resume)

@@ -1,6 +1,6 @@
 /**
- * What goes between the port and etcd's messages, where calls on keys need more than `kv.ts`, and of those that etcd3 describes: int64
- * are strings there.
+ * What goes between the port and etcd's messages, where calls on keys need more than `kv.ts`, and of the state of a member, in which
+ * int64 are strings.
  */
 import type * as Duration from "effect/Duration"
 import type { IStatusResponse } from "etcd3"
@@ -42,9 +42,6 @@ export const txnLease = (request: TxnRequest): bigint => {
   }
   return 0n
 }
-
-export const headerRevision = (response: { readonly header: { readonly revision: string } | null }): bigint =>
-  BigInt(response.header?.revision ?? 0)
 
 export const memberHealth = (endpoint: string, latency: Duration.Duration, status: IStatusResponse): MemberHealth => ({
   _tag: "Known",

@@ -1,7 +1,6 @@
 /**
  * What npm etcd3 says of etcd's protocol: the methods of its `rpc.proto`. Read when the first of them is called: with the library that
- * reads it, this takes about as long as all of grpc-js, and who only reads, writes and watches keys needs none of it (see
- * `kv.ts` and `watchMessages.ts`).
+ * reads it, this takes about as long as all of grpc-js, and only tokens and the states of members need it (see `stubs.ts`).
  */
 import type * as ProtoLoader from "@grpc/proto-loader"
 import { createRequire } from "node:module"

@@ -1,13 +1,14 @@
 /**
- * etcd's calls, as npm etcd3 describes them, which is all that is used of it; calls on keys and watches, which are most of what is said,
- * have their own description (see `kv.ts` and `watchMessages.ts`). Its client would send writes again, stop all calls for seconds after a
- * deadline of one, and hide the status; so calls are made here, each with its deadline, token and way to be cancelled.
+ * etcd's calls. Those that are made often have their own description (see `kv.ts`, `watchMessages.ts` and `leaseMessages.ts`), the others
+ * that of npm etcd3, which is all that is used of it. Its client would send writes again, stop all calls for seconds after a deadline of
+ * one, and hide the status; so calls are made here, each with its deadline, token and way to be cancelled.
  */
 import type { ChannelInterface, Metadata } from "@grpc/grpc-js"
 import type * as Etcd3 from "etcd3"
 import type { PutOperation, RangeResult, TxnRequest, TxnResult } from "../../Etcd.ts"
 import type { Answered } from "./fields.ts"
 import * as Kv from "./kv.ts"
+import * as Leases from "./leaseMessages.ts"
 import { methodOf } from "./protocol.ts"
 import { type Duplex, type Listener, makeDuplex } from "./stream.ts"
 import { type Call, type Callback, type Method, UnaryCall } from "./unary.ts"
@@ -34,10 +35,10 @@ export interface Stubs {
     readonly txn: Unary<TxnRequest, Answered<TxnResult>>
   }
   readonly Lease: {
-    readonly leaseGrant: Unary<Etcd3.ILeaseGrantRequest, Etcd3.ILeaseGrantResponse>
-    readonly leaseRevoke: Unary<Etcd3.ILeaseRevokeRequest, Etcd3.ILeaseRevokeResponse>
-    readonly leaseTimeToLive: Unary<Etcd3.ILeaseTimeToLiveRequest, Etcd3.ILeaseTimeToLiveResponse>
-    readonly leaseKeepAlive: Streaming<Etcd3.ILeaseKeepAliveRequest, Etcd3.ILeaseKeepAliveResponse>
+    readonly leaseGrant: Unary<Leases.GrantRequest, Answered<number>>
+    readonly leaseRevoke: Unary<bigint, Answered<void>>
+    readonly leaseTimeToLive: Unary<bigint, Answered<Leases.LeaseState>>
+    readonly leaseKeepAlive: Streaming<bigint, Leases.Beat>
   }
   readonly Watch: {
     readonly watch: Streaming<WatchQuestion, WatchResponse>
@@ -68,24 +69,22 @@ export type Start<Request, Response> = (
 /** Each call is made on the channel that is the current one then. */
 export const makeStubs = (current: () => ChannelInterface): Stubs => {
   const channel: Pick<ChannelInterface, "createCall"> = { createCall: (...args) => current().createCall(...args) }
-  const call = <Request, Response>(method: Method<Request, Response>): Unary<Request, Response> => (...rest) =>
+  const unary = <Request, Response>(method: Method<Request, Response>): Unary<Request, Response> => (...rest) =>
     new UnaryCall(channel, method, ...rest)
-  const unary = <Request, Response>(service: string, name: string): Unary<Request, Response> => (...rest) =>
+  const described = <Request, Response>(service: string, name: string): Unary<Request, Response> => (...rest) =>
     new UnaryCall(channel, methodOf<Request, Response>(service, name), ...rest)
-  const streaming = <Request, Response>(service: string, name: string): Streaming<Request, Response> => (...rest) =>
-    makeDuplex(channel, methodOf<Request, Response>(service, name), ...rest)
-  const duplex = <Request, Response>(method: Method<Request, Response>): Streaming<Request, Response> => (...rest) =>
+  const streaming = <Request, Response>(method: Method<Request, Response>): Streaming<Request, Response> => (...rest) =>
     makeDuplex(channel, method, ...rest)
   return {
-    KV: { range: call(Kv.range), put: call(Kv.put), txn: call(Kv.txn) },
+    KV: { range: unary(Kv.range), put: unary(Kv.put), txn: unary(Kv.txn) },
     Lease: {
-      leaseGrant: unary("Lease", "LeaseGrant"),
-      leaseRevoke: unary("Lease", "LeaseRevoke"),
-      leaseTimeToLive: unary("Lease", "LeaseTimeToLive"),
-      leaseKeepAlive: streaming("Lease", "LeaseKeepAlive")
+      leaseGrant: unary(Leases.leaseGrant),
+      leaseRevoke: unary(Leases.leaseRevoke),
+      leaseTimeToLive: unary(Leases.leaseTimeToLive),
+      leaseKeepAlive: streaming(Leases.leaseKeepAlive)
     },
-    Watch: { watch: duplex(watch) },
-    Maintenance: { status: unary("Maintenance", "Status") },
-    Auth: { authenticate: unary("Auth", "Authenticate") }
+    Watch: { watch: streaming(watch) },
+    Maintenance: { status: described("Maintenance", "Status") },
+    Auth: { authenticate: described("Auth", "Authenticate") }
   }
 }

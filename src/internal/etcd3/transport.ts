@@ -5,14 +5,14 @@ import { status as Code } from "@grpc/grpc-js"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import type { ILeaseGrantResponse, ILeaseRevokeResponse, ILeaseTimeToLiveResponse, IStatusResponse } from "etcd3"
+import type { IStatusResponse } from "etcd3"
 import type { MemberHealth, RangeResult, TxnResult } from "../../Etcd.ts"
-import { decodeKey } from "../keys.ts"
 import type { Transport } from "../Transport.ts"
 import { type ConnectionSettings, makeConnection } from "./connection.ts"
 import type { Answered } from "./fields.ts"
 import { makeKeepAlive } from "./lease.ts"
-import { headerRevision, memberHealth, putCall, txnAnswer, txnCall, txnLease } from "./messages.ts"
+import type { LeaseState } from "./leaseMessages.ts"
+import { memberHealth, putCall, txnAnswer, txnCall, txnLease } from "./messages.ts"
 import { isLeaseExists, type Status } from "./status.ts"
 import type { Answer, Send } from "./stubs.ts"
 import { makeAuthenticated } from "./token.ts"
@@ -53,11 +53,11 @@ export const makeTransport = Effect.fnUntraced(function*(
       ),
 
     leaseGrant: (id, ttl) =>
-      call<ILeaseGrantResponse>((stubs, ...rest) =>
-        stubs.Lease.leaseGrant({ ID: String(id), TTL: String(Math.ceil(Duration.toSeconds(ttl))) }, ...rest)
+      call<Answered<number>>((stubs, ...rest) =>
+        stubs.Lease.leaseGrant({ id, ttl: Math.ceil(Duration.toSeconds(ttl)) }, ...rest)
       ).pipe(
-        Effect.map(({ TTL }) => {
-          const granted = Duration.seconds(Number(TTL))
+        Effect.map(({ result }) => {
+          const granted = Duration.seconds(result)
           keepAlive.remember(id, granted)
           return { ttl: granted, exists: false }
         }),
@@ -72,22 +72,15 @@ export const makeTransport = Effect.fnUntraced(function*(
       ),
 
     leaseRevoke: (id) =>
-      call<ILeaseRevokeResponse>((stubs, ...rest) => stubs.Lease.leaseRevoke({ ID: String(id) }, ...rest)).pipe(
+      call<Answered<void>>((stubs, ...rest) => stubs.Lease.leaseRevoke(id, ...rest)).pipe(
         Effect.asVoid,
         failsAs("leaseRevoke", id)
       ),
 
     leaseTimeToLive: (id) =>
-      call<ILeaseTimeToLiveResponse>((stubs, ...rest) =>
-        stubs.Lease.leaseTimeToLive({ ID: String(id), keys: true }, ...rest)
-      ).pipe(
-        // -1: no such lease.
-        Effect.filterOrFail(({ TTL }) => Number(TTL) >= 0, () => leaseNotFound),
-        Effect.map((answer) => ({
-          remaining: Duration.seconds(Number(answer.TTL)),
-          keys: answer.keys.map(decodeKey),
-          revision: headerRevision(answer)
-        })),
+      call<Answered<LeaseState>>((stubs, ...rest) => stubs.Lease.leaseTimeToLive(id, ...rest)).pipe(
+        Effect.filterOrFail(({ result }) => result.ttl >= 0, () => leaseNotFound),
+        Effect.map(({ result: { keys, revision, ttl } }) => ({ remaining: Duration.seconds(ttl), keys, revision })),
         failsAs("leaseTimeToLive", id)
       ),
 
