@@ -80,14 +80,10 @@ export const answered = <Result>(header: Header | undefined, result: Result): An
   result
 })
 
-const nothing = new Uint8Array()
-
-/** A view would keep the whole answer in memory. */
-const copied = (bytes: Buffer): Uint8Array => bytes.length === 0 ? nothing : new Uint8Array(bytes)
-
+/** Values are copied, each with bytes of its own: a view would keep the whole answer in memory. */
 export const readKeyValue = (reader: Reader): KeyValue => {
   let key = ""
-  let value: Uint8Array = nothing
+  let value: Uint8Array | undefined
   let createRevision = 0n
   let modRevision = 0n
   let version = 0n
@@ -107,7 +103,7 @@ export const readKeyValue = (reader: Reader): KeyValue => {
         version = reader.int64()
         break
       case 5:
-        value = copied(reader.bytes())
+        value = new Uint8Array(reader.bytes())
         break
       case 6:
         lease = reader.int64()
@@ -116,5 +112,5 @@ export const readKeyValue = (reader: Reader): KeyValue => {
         reader.skip()
     }
   }
-  return { key, value, createRevision, modRevision, version, lease }
+  return { key, value: value ?? new Uint8Array(), createRevision, modRevision, version, lease }
 }
