@@ -175,6 +175,8 @@ export const makeMember = Effect.fnUntraced(function*(options: MemberOptions) {
       guard.watch(undefined)
       resume(Effect.void)
     })
+    // The process may have nothing else to wait for.
+    child.ref()
     child.kill("SIGKILL")
   })
 
