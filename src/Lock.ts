@@ -97,7 +97,8 @@ export interface LockOptions {
 }
 
 /**
- * A lock that is held.
+ * A lock that is held. What it can do may be taken out of it by name; a copy by spread (`{ ...handle }`) has only `key`, `entryKey` and
+ * `fencingToken`, since the rest is made when it is asked for.
  *
  * @category models
  * @since 0.1.0

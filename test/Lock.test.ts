@@ -43,6 +43,31 @@ describe("Lock", () => {
       assert.instanceOf(yield* Effect.flip(handle.remaining), LockLost)
     }))
 
+  it.effect("what a handle can do may be taken out of it, and is of that handle", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { lock } = yield* world.client
+      const handle = yield* lock.acquire("job", { ttl: "30 seconds" })
+      const { assertHeld, entryKey, fenced, fencingToken, guard, lost, remaining, ttl, unlock } = handle
+      const losing = yield* Effect.forkChild(lost)
+      yield* assertHeld
+      assert.strictEqual(Duration.toSeconds(yield* ttl), 30)
+      assert.strictEqual(Duration.toMillis(yield* remaining), 29_400)
+      assert.strictEqual(yield* guard(Effect.succeed(1)), 1)
+      const compare = [Compare.createRevision(entryKey, "=", fencingToken)]
+      assert.isTrue((yield* fenced({ compare, success: [Operation.put("config", "v")] })).succeeded)
+      yield* unlock
+      yield* settle
+      // A release is no loss, and who asks is told that it was one.
+      assert.isUndefined(losing.pollUnsafe())
+      for (const refused of [assertHeld, ttl, remaining, guard(Effect.void), fenced({}), handle.assertHeld]) {
+        const error = failure(yield* Effect.exit(refused))
+        assert.isTrue(error instanceof LockLost && error.why === "Released")
+      }
+      assert.deepStrictEqual(Object.keys({ ...handle }).sort(), ["entryKey", "fencingToken", "key"])
+      yield* Fiber.interrupt(losing)
+    }))
+
   describe("taking turns", () => {
     it.effect("lets one holder in at a time, in the order in which they came, with growing tokens", () =>
       Effect.gen(function*() {
