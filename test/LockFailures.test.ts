@@ -89,6 +89,33 @@ describe("Lock, when something fails beside it", () => {
       yield* Effect.scoped(other.lock.tryAcquire("job"))
     }))
 
+  it.effect("a claim that finds its own entry there and may not read it leaves the lock free", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { etcd } = yield* world.client
+      const other = yield* world.client
+      const deny: Etcd["Service"] = {
+        ...etcd,
+        range: (request) =>
+          "key" in request && request.key.includes("/job/")
+            ? Effect.fail(new EtcdError({ operation: "range", reason: new PermissionDenied({}) }))
+            : etcd.range(request)
+      }
+      const context = yield* Layer.build(Lock.layer().pipe(Layer.provide(Layer.succeed(Etcd, deny))))
+      const lock = yield* Effect.provideContext(Lock, context)
+      const before = yield* Effect.scoped(lock.acquire("before"))
+      const lease = BigInt(`0x${before.entryKey.split("/").at(-1) ?? ""}`)
+      // As a restored snapshot would.
+      yield* world.operator.txn({
+        success: [Operation.put(before.entryKey.replace("/before/", "/job/"), "", { lease })]
+      })
+      const refused = yield* Effect.exit(Effect.scoped(lock.acquire("job")))
+      assert.strictEqual(failure(refused)?._tag, "EtcdError")
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(yield* world.keys, [])
+      yield* Effect.scoped(other.lock.tryAcquire("job"))
+    }))
+
   for (const lease of ["a lease that is there", "a lease of its own"] as const) {
     it.effect(
       `a scope that closes at any step of an acquire, on ${lease}, leaves no key, and the lock free`,

@@ -266,6 +266,8 @@ export const claimEntry = (
 const alreadyThere = (etcd: Port, slot: Slot): Effect.Effect<Claimed, EtcdError | EntryLost> =>
   etcd.range({ key: slot.key, keysOnly: true }).pipe(
     retryFailed({ schedule: backoff, while: isTransient }),
+    // Refused: nobody owns it then.
+    Effect.tapError(() => Effect.sync(() => slot.session.distrust(slot.key))),
     Effect.flatMap((page) => ownEntry(slot, page)),
     Effect.map((token) => ({ token, position: undefined }))
   )
