@@ -1,6 +1,7 @@
 import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import { observe, type Observer } from "./observe.ts"
 
 export type End<A, E> = (exit: Exit.Exit<A, E>) => void
 
@@ -18,20 +19,45 @@ export const unless = <A, E, R, B, E2>(
     Effect.callback<A | B, E | E2>((resume) => {
       const fiber = Effect.runForkWith(context)(effect)
       const done = fiber.pollUnsafe()
-      if (done !== undefined) return resume(done)
-      let ended: Exit.Exit<B, E2> | undefined
-      const stop = subscribe((exit) => {
-        if (ended !== undefined || fiber.pollUnsafe() !== undefined) return
-        ended = exit
-        fiber.interruptUnsafe()
-      })
-      fiber.addObserver((exit) => {
-        stop()
-        resume(ended ?? exit)
-      })
-      return Effect.suspend(() => {
-        stop()
-        return Fiber.interrupt(fiber)
-      })
+      return done === undefined ? new Race(fiber, resume).begin(subscribe) : resume(done)
     })
   )
+
+class Race<A, E, B, E2> implements Observer<A, E> {
+  #fiber: Fiber.Fiber<A, E> | undefined
+  #resume: ((outcome: Exit.Exit<A | B, E | E2>) => void) | undefined
+  #stop: (() => void) | undefined
+  #event: Exit.Exit<B, E2> | undefined
+
+  constructor(fiber: Fiber.Fiber<A, E>, resume: (outcome: Exit.Exit<A | B, E | E2>) => void) {
+    this.#fiber = fiber
+    this.#resume = resume
+  }
+
+  /** Answers how to end it. */
+  begin(subscribe: (end: End<B, E2>) => () => void): Effect.Effect<void> {
+    const fiber = this.#fiber
+    this.#stop = subscribe((exit) => this.#happened(exit))
+    if (fiber === undefined) return Effect.void
+    observe(fiber, this)
+    return Effect.suspend(() => {
+      this.#stop?.()
+      return Fiber.interrupt(fiber)
+    })
+  }
+
+  #happened(exit: Exit.Exit<B, E2>): void {
+    if (this.#event !== undefined || this.#fiber?.pollUnsafe() !== undefined) return
+    this.#event = exit
+    this.#fiber?.interruptUnsafe()
+  }
+
+  ended(exit: Exit.Exit<A, E>): void {
+    const outcome = this.#event ?? exit
+    const resume = this.#resume
+    this.#stop?.()
+    this.#fiber = this.#resume = undefined
+    this.#stop = this.#event = undefined
+    resume?.(outcome)
+  }
+}

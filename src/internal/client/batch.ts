@@ -9,6 +9,7 @@ import * as FiberSet from "effect/FiberSet"
 import type * as Scope from "effect/Scope"
 import { Closed, EtcdError } from "../../EtcdError.ts"
 import { Link, Linked } from "../Linked.ts"
+import { observe, type Observer } from "../observe.ts"
 
 /** How one kind of request travels. */
 export interface Kind<Request, Answer> {
@@ -36,17 +37,33 @@ export interface Batched<Request, Answer> {
   readonly start: (request: Request, ended: (exit: Exit.Exit<Answer, EtcdError>) => void) => () => void
 }
 
-interface Pending<Request, Answer> {
-  readonly request: Request
-  readonly resume: (exit: Exit.Exit<Answer, EtcdError>) => void
+/** Whoever is answered is let go of, with his request: a list of those who were sent together can live on for long. */
+class Pending<Request, Answer> {
+  #request: Request | undefined
+  #resume: ((exit: Exit.Exit<Answer, EtcdError>) => void) | undefined
   /** Nobody waits for the answer any more. */
-  gone: boolean
+  gone = false
   sent: Sent | undefined
+
+  constructor(request: Request, resume: (exit: Exit.Exit<Answer, EtcdError>) => void) {
+    this.#request = request
+    this.#resume = resume
+  }
+
+  get request(): Request {
+    return this.#request as Request
+  }
+
+  resume(exit: Exit.Exit<Answer, EtcdError>): void {
+    const resume = this.#resume
+    this.#request = this.#resume = this.sent = undefined
+    resume?.(exit)
+  }
 }
 
 /** A call for a group, cancelled when nobody wants its answer any more. */
 class Sent extends Link<Sent> {
-  readonly #fiber: Fiber.Fiber<unknown, unknown>
+  #fiber: Fiber.Fiber<unknown, unknown> | undefined
   #wanted: number
 
   constructor(fiber: Fiber.Fiber<unknown, unknown>, wanted: number) {
@@ -56,11 +73,31 @@ class Sent extends Link<Sent> {
   }
 
   gone(): void {
-    if (--this.#wanted === 0) this.#fiber.interruptUnsafe()
+    if (--this.#wanted === 0) this.#fiber?.interruptUnsafe()
   }
 
   get cancelled(): Effect.Effect<void> {
-    return Fiber.interrupt(this.#fiber)
+    return this.#fiber === undefined ? Effect.void : Fiber.interrupt(this.#fiber)
+  }
+
+  protected letGo(): void {
+    this.#fiber = undefined
+  }
+}
+
+class Sending<A> extends Sent implements Observer<A, EtcdError> {
+  #done: ((exit: Exit.Exit<A, EtcdError>) => void) | undefined
+
+  constructor(fiber: Fiber.Fiber<A, EtcdError>, wanted: number, done: (exit: Exit.Exit<A, EtcdError>) => void) {
+    super(fiber, wanted)
+    this.#done = done
+  }
+
+  ended(exit: Exit.Exit<A, EtcdError>): void {
+    const done = this.#done
+    this.letGo()
+    this.#done = undefined
+    done?.(exit)
   }
 }
 
@@ -140,21 +177,21 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
     // Whoever was answered at once, as in memory, can have closed the scope.
     if (!open) return done(Exit.fail(closed))
     const fiber = fork(call)
-    const sent = new Sent(fiber, group.length)
-    for (const pending of group) pending.sent = sent
-    onTheirWay.add(sent)
-    fiber.addObserver((exit) => {
+    const sent: Sending<A> = new Sending(fiber, group.length, (exit) => {
       onTheirWay.delete(sent)
       done(exit)
     })
+    for (const pending of group) pending.sent = sent
+    onTheirWay.add(sent)
+    observe(fiber, sent)
     // It was not on its way yet when somebody who saw its beginning closed the scope, or gave up what is in it.
     if (!open) fiber.interruptUnsafe()
     for (const pending of group) if (!isWaiting(pending)) sent.gone()
   }
 
   // The call is interrupted by the last one who waits for it, or by the end of the scope.
-  const answer = ({ resume }: Pending<Request, Answer>, exit: Exit.Exit<Answer, EtcdError>): void =>
-    resume(Exit.hasInterrupts(exit) ? Exit.fail(closed) : exit)
+  const answer = (pending: Pending<Request, Answer>, exit: Exit.Exit<Answer, EtcdError>): void =>
+    pending.resume(Exit.hasInterrupts(exit) ? Exit.fail(closed) : exit)
 
   const sendAlone = (pending: Pending<Request, Answer>, done: () => void): void =>
     send([pending], Effect.suspend(() => kind.alone(pending.request)), (exit) => {
@@ -256,8 +293,8 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
     })
   )
 
-  const enqueue = (request: Request, resume: Pending<Request, Answer>["resume"]): Pending<Request, Answer> => {
-    const pending: Pending<Request, Answer> = { request, resume, gone: false, sent: undefined }
+  const enqueue = (request: Request, resume: (exit: Exit.Exit<Answer, EtcdError>) => void) => {
+    const pending = new Pending(request, resume)
     queue.push(pending)
     flushIfDue()
     return pending

@@ -6,11 +6,13 @@ import * as Clock from "effect/Clock"
 import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import type * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as FiberSet from "effect/FiberSet"
 import type * as Scope from "effect/Scope"
 import type { EtcdError } from "../../EtcdError.ts"
 import { Link, Linked } from "../Linked.ts"
+import { observe, type Observer } from "../observe.ts"
 import type { RetrySettings } from "./retry.ts"
 
 export type Hedge = <A, R>(attempt: Effect.Effect<A, EtcdError, R>) => Effect.Effect<A, EtcdError, R>
@@ -55,23 +57,53 @@ export const makeHedge = Effect.fnUntraced(function*(
     Effect.contextWith((context: Context.Context<R>) =>
       Effect.callback<A, EtcdError>((resume) => {
         const start = Effect.runForkWith(context)
-        const attempts: Array<Fiber.Fiber<A, EtcdError>> = []
-        const begin = () => {
-          const fiber = start(attempt)
-          attempts.push(fiber)
-          fiber.addObserver((exit) => {
-            waiting.delete(asked)
-            resume(attempts.length === 1 ? exit : Effect.andThen(Fiber.interruptAll(attempts), exit))
-          })
-          return fiber
-        }
-        const asked: Asked = new Asked(clock.monotonicTimeNanosUnsafe(), begin)
-        if (begin().pollUnsafe() !== undefined) return
+        const attempts = new Attempts<A>(() => start(attempt), (outcome) => {
+          waiting.delete(asked)
+          resume(outcome)
+        })
+        const asked: Asked = new Asked(clock.monotonicTimeNanosUnsafe(), () => attempts.begin())
+        attempts.begin()
+        if (attempts.isOver) return
         untilAnswered(asked)
         return Effect.suspend(() => {
           waiting.delete(asked)
-          return Fiber.interruptAll(attempts)
+          return attempts.end
         })
       })
     )
 })
+
+/** The first one to be answered ends the other. */
+class Attempts<A> implements Observer<A, EtcdError> {
+  #start: (() => Fiber.Fiber<A, EtcdError>) | undefined
+  #resume: ((outcome: Effect.Effect<A, EtcdError>) => void) | undefined
+  #fibers: Array<Fiber.Fiber<A, EtcdError>> = []
+
+  constructor(start: () => Fiber.Fiber<A, EtcdError>, resume: (outcome: Effect.Effect<A, EtcdError>) => void) {
+    this.#start = start
+    this.#resume = resume
+  }
+
+  get isOver(): boolean {
+    return this.#resume === undefined
+  }
+
+  begin(): void {
+    const fiber = this.#start?.()
+    if (fiber === undefined) return
+    this.#fibers.push(fiber)
+    observe(fiber, this)
+  }
+
+  ended(exit: Exit.Exit<A, EtcdError>): void {
+    const resume = this.#resume
+    const fibers = this.#fibers
+    this.#start = this.#resume = undefined
+    this.#fibers = []
+    resume?.(fibers.length <= 1 ? exit : Effect.andThen(Fiber.interruptAll(fibers), exit))
+  }
+
+  get end(): Effect.Effect<void> {
+    return Fiber.interruptAll(this.#fibers)
+  }
+}

@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
 import type { Etcd, TxnRequest, TxnResult } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
+import { observe, type Observer } from "../observe.ts"
 
 export type Ended<A, E> = (exit: Exit.Exit<A, E>) => void
 
@@ -34,10 +35,29 @@ export const startFiber = <A, E>(
   ended: Ended<A, E>
 ): () => void => {
   const fiber = Effect.runForkWith(context)(effect)
-  const forget = fiber.addObserver(ended)
+  const told = new Told(ended)
+  observe(fiber, told)
   return () => {
-    forget()
+    told.forget()
     fiber.interruptUnsafe()
+  }
+}
+
+class Told<A, E> implements Observer<A, E> {
+  #told: Ended<A, E> | undefined
+
+  constructor(told: Ended<A, E>) {
+    this.#told = told
+  }
+
+  forget(): void {
+    this.#told = undefined
+  }
+
+  ended(exit: Exit.Exit<A, E>): void {
+    const told = this.#told
+    this.#told = undefined
+    told?.(exit)
   }
 }
 
