@@ -295,6 +295,8 @@ export type WatchRequest = KeyRange & {
   readonly startRevision?: bigint | undefined
   /** Asks for the value before each event. It can be missing after a compaction. */
   readonly previousKv?: boolean | undefined
+  /** Leaves out the events of one kind (etcd's `filters`): nobody is woken for what he does not wait for. */
+  readonly without?: WatchEvent["_tag"] | undefined
 }
 
 /**

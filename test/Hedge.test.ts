@@ -46,6 +46,24 @@ describe("the timer of reads", () => {
 })
 
 describe("a read that is not answered for two seconds", () => {
+  it.effect("and is interrupted when one of two has been answered waits for the end of the other all the same", () =>
+    Effect.gen(function*() {
+      const hedge = yield* makeHedge(settings)
+      const answered = yield* Deferred.make<string>()
+      const { attempt, interrupted } = makeAttempt(Deferred.await(answered), Effect.never)
+      const slow = Effect.onInterrupt(attempt, () => Effect.sleep("1 second"))
+      const fiber = yield* Effect.forkChild(hedge(slow), { startImmediately: true })
+      yield* TestClock.adjust("2 seconds")
+      yield* Deferred.succeed(answered, "first")
+      yield* TestClock.adjust("500 millis")
+      assert.deepStrictEqual(interrupted, [2000])
+      const interrupting = yield* Effect.forkChild(Fiber.interrupt(fiber), { startImmediately: true })
+      yield* TestClock.adjust("100 millis")
+      assert.isUndefined(interrupting.pollUnsafe())
+      yield* TestClock.adjust("400 millis")
+      assert.isDefined(interrupting.pollUnsafe())
+    }))
+
   it.effect("is asked again at its own time, whoever else waits or has been answered", () =>
     Effect.gen(function*() {
       const hedge = yield* makeHedge(settings)

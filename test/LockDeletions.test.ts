@@ -8,8 +8,9 @@ import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
-import { Etcd } from "../src/Etcd.ts"
+import { Etcd, Operation } from "../src/Etcd.ts"
 import { EtcdError, PermissionDenied } from "../src/EtcdError.ts"
+import { makeDeletions } from "../src/internal/lock/deletions.ts"
 import { Lock } from "../src/Lock.ts"
 import { settle, within } from "./utils/virtual.ts"
 import { makeWorld } from "./utils/world.ts"
@@ -36,16 +37,16 @@ const counting = Effect.fnUntraced(function*(world: Effect.Success<typeof makeWo
   return { lock: Context.get(context, Lock), link, watches }
 })
 
-const hold = Effect.fnUntraced(function*(lock: Lock["Service"]) {
+const hold = Effect.fnUntraced(function*(lock: Lock["Service"], key = "job") {
   const scope = yield* Scope.fork(yield* Effect.scope)
-  yield* Scope.provide(lock.acquire("job", { ttl: "60 seconds" }), scope)
+  yield* Scope.provide(lock.acquire(key, { ttl: "60 seconds" }), scope)
   return { release: Scope.close(scope, Exit.void) }
 })
 
 /** One holds it while the other waits, then the other way round. */
-const passOn = Effect.fnUntraced(function*(one: Lock["Service"], other: Lock["Service"]) {
-  const { release } = yield* hold(one)
-  const waiting = yield* Effect.forkChild(hold(other))
+const passOn = Effect.fnUntraced(function*(one: Lock["Service"], other: Lock["Service"], key?: string) {
+  const { release } = yield* hold(one, key)
+  const waiting = yield* Effect.forkChild(hold(other, key))
   yield* settle
   yield* release
   const next = yield* within("100 millis", Fiber.join(waiting))
@@ -63,6 +64,45 @@ describe("a lock that goes from process to process", () => {
       assert.strictEqual(other.watches.open, 0)
       yield* passOn(one.lock, other.lock)
       assert.strictEqual(other.watches.opened, 2)
+    }))
+
+  it.effect("whoever waits for one after the other keeps the watch of the last one alone, in each queue", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const [one, another, waiter] = yield* Effect.all([world.client, world.client, counting(world)])
+      yield* passOn(one.lock, waiter.lock, "other")
+      for (let round = 0; round < 3; round++) {
+        yield* passOn(one.lock, waiter.lock)
+        yield* passOn(another.lock, waiter.lock)
+        yield* settle
+        assert.strictEqual(waiter.watches.open, 2)
+      }
+      assert.strictEqual(waiter.watches.opened, 7)
+      yield* TestClock.adjust("2 seconds")
+      assert.strictEqual(waiter.watches.open, 0)
+    }))
+
+  it.effect("a watch that is in use again stays, whoever else is waited for in the same queue", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { etcd } = yield* world.client
+      const deletions = yield* makeDeletions(etcd)
+      const keyOf = (index: number) => `/locks/job/${index}`
+      /** Puts the key and waits for its deletion. */
+      const waitFor = Effect.fnUntraced(function*(index: number) {
+        const { revision } = yield* etcd.txn({ success: [Operation.put(keyOf(index), "")] })
+        const fiber = yield* Effect.forkChild(
+          deletions.watching(keyOf(index), ({ deleted, opened }) => Effect.andThen(opened, deleted(revision)))
+        )
+        yield* settle
+        const remove = etcd.txn({ success: [Operation.delete(keyOf(index))] })
+        return { over: Effect.andThen(remove, within("100 millis", Fiber.join(fiber))) }
+      })
+      yield* (yield* waitFor(0)).over
+      const again = yield* waitFor(0)
+      const other = yield* waitFor(1)
+      yield* again.over
+      yield* other.over
     }))
 
   it.effect("a deletion that is told before the claim is answered wakes whoever waits for it then", () =>

@@ -11,7 +11,7 @@ import { HandingOut, makeBatched } from "../src/internal/client/batch.ts"
 import { makeHedge } from "../src/internal/client/hedge.ts"
 import { startFiber } from "../src/internal/client/start.ts"
 import { observe } from "../src/internal/observe.ts"
-import { unless } from "../src/internal/unless.ts"
+import { type End, unless } from "../src/internal/unless.ts"
 
 V8.setFlagsFromString("--expose-gc")
 const collectGarbage: () => void = Vm.runInNewContext("gc")
@@ -73,6 +73,25 @@ describe("who is told how a fiber ended", () => {
         })
       })
       assert.isFalse(yield* isKept(thing))
+    }))
+
+  it.live("is let go of by an effect that has ended before the event", () =>
+    Effect.gen(function*() {
+      let late: End<object, never> = () => {}
+      const thing = yield* withThing((thing) => {
+        const { body, end } = kind()
+        const waiting = unless<void, never, never, object, never>(body, (end) => {
+          late = end
+          return () => {}
+        })
+        return Effect.andThen(
+          Effect.all([waiting, end], { concurrency: "unbounded" }),
+          Effect.sync(() => late(Exit.succeed(thing)))
+        )
+      })
+      assert.isFalse(yield* isKept(thing))
+      // Whoever subscribes may know it for ever.
+      late(Exit.succeed({}))
     }))
 
   it.live("is let go of by what was started in a fiber, answered or given up", () =>

@@ -8,7 +8,11 @@ import { flag, int64, isRead, key, kv, optional, range, unknown, within } from "
 
 const request: fc.Arbitrary<WatchRequest> = fc.tuple(
   range,
-  fc.record({ startRevision: optional(int64), previousKv: flag }, { requiredKeys: [] })
+  fc.record({
+    startRevision: optional(int64),
+    previousKv: flag,
+    without: optional(fc.constantFrom("Put" as const, "Delete" as const))
+  }, { requiredKeys: [] })
 ).map(([range, options]) => ({ ...range, ...options }))
 
 describe("the bytes of a watch's request", () => {

@@ -47,9 +47,9 @@ class Race<A, E, B, E2> implements Observer<A, E> {
   }
 
   #happened(exit: Exit.Exit<B, E2>): void {
-    if (this.#event !== undefined || this.#fiber?.pollUnsafe() !== undefined) return
+    if (this.#fiber === undefined || this.#event !== undefined || this.#fiber.pollUnsafe() !== undefined) return
     this.#event = exit
-    this.#fiber?.interruptUnsafe()
+    this.#fiber.interruptUnsafe()
   }
 
   ended(exit: Exit.Exit<A, E>): void {

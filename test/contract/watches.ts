@@ -81,6 +81,48 @@ export const watchContract = (it: ContractTests): void => {
       )
     }))
 
+  it.effect("events of a kind that is left out are not told, nor are revisions of nothing else", () =>
+    Effect.gen(function*() {
+      const prefix = freshPrefix()
+      const key = `${prefix}k`
+      const start = yield* put(key, "one")
+      const deleted = yield* remove(key)
+      yield* put(key, "two")
+      const both = yield* txn({ success: [Operation.delete(key), Operation.put(`${prefix}other`, "")] })
+      const last = yield* put(key, "three")
+      const end = yield* remove(key)
+      const seen = (request: Parameters<typeof batches>[0], count: number) =>
+        Effect.map(
+          batches({ ...request, startRevision: start }, count),
+          (all) => all.map((batch) => [batch.revision - start, batch.events.map(({ _tag }) => _tag).join()])
+        )
+      assert.deepStrictEqual(yield* seen({ prefix, without: "Put" }, 3), [
+        [deleted - start, "Delete"],
+        [both.revision - start, "Delete"],
+        [end - start, "Delete"]
+      ])
+      assert.deepStrictEqual(yield* seen({ prefix, without: "Delete" }, 4), [
+        [0n, "Put"],
+        [deleted + 1n - start, "Put"],
+        [both.revision - start, "Put"],
+        [last - start, "Put"]
+      ])
+      // Also of those who are there when it happens.
+      const opened = yield* Deferred.make<void>()
+      const live = yield* Effect.forkChild(
+        watch({ key, without: "Put" }).pipe(
+          Stream.tap((item) => item._tag === "Opened" ? Deferred.succeed(opened, undefined) : Effect.void),
+          Stream.filter((item) => item._tag === "Batch"),
+          Stream.take(1),
+          Stream.runCollect
+        )
+      )
+      yield* Deferred.await(opened)
+      yield* put(key, "four")
+      const gone = yield* remove(key)
+      assert.deepStrictEqual((yield* Fiber.join(live)).map(({ revision }) => revision), [gone])
+    }))
+
   it.effect("one key, a prefix and a range see their own keys only", () =>
     Effect.gen(function*() {
       const prefix = freshPrefix()

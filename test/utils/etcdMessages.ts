@@ -62,11 +62,14 @@ export const readMessage = (request: RangeRequest & { readonly serializable?: bo
   })
 
 /** As this library watches: with progress, and in fragments. */
-export const createMessage = ({ previousKv = false, startRevision = 0n, ...range }: WatchRequest): Message => ({
+export const createMessage = (
+  { previousKv = false, startRevision = 0n, without, ...range }: WatchRequest
+): Message => ({
   create_request: {
     ...rangeMessage(range),
     start_revision: int64(startRevision),
     progress_notify: true,
+    filters: without === undefined ? [] : [{ Put: "Noput", Delete: "Nodelete" }[without]],
     prev_kv: previousKv,
     fragment: true
   }

@@ -99,7 +99,8 @@ class Attempts<A> implements Observer<A, EtcdError> {
     const resume = this.#resume
     const fibers = this.#fibers
     this.#start = this.#resume = undefined
-    this.#fibers = []
+    // Whoever is interrupted before the other one has ended waits for it as well.
+    if (fibers.every((fiber) => fiber.pollUnsafe() !== undefined)) this.#fibers = []
     resume?.(fibers.length <= 1 ? exit : Effect.andThen(Fiber.interruptAll(fibers), exit))
   }
 

@@ -71,7 +71,7 @@ export const watchFrom = (
         const { latest } = history
         if (history.loss === known && (revision < latest || revision < seen)) {
           // The server may only lag behind. A linearizable read of what may be read anyway says what the store's revision is.
-          const { startRevision: _, previousKv: __, ...range } = request
+          const { startRevision: _, previousKv: __, without: ___, ...range } = request
           const { revision: actual } = yield* transport.range({ ...range, limit: 1, keysOnly: true })
           if (history.loss === known && actual < latest) history.lost(actual)
           // A start that nobody in this client has seen is no measure for the others.

@@ -25,10 +25,14 @@ export interface WatchResponse {
   readonly events: ReadonlyArray<WatchEvent>
 }
 
+/** Packed. */
+const filters = { Put: Uint8Array.of(0), Delete: Uint8Array.of(1) }
+
 const writeCreate = (request: WatchRequest): void => {
   // Otherwise a batch over the receive limit could never be delivered.
   writer.bool(8, true)
   writer.bool(6, request.previousKv ?? false)
+  if (request.without !== undefined) writer.bytes(5, filters[request.without])
   // Progress is notified.
   writer.bool(4, true)
   // 0 is "from now".

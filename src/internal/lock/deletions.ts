@@ -1,6 +1,7 @@
 /**
  * Waits for the deletion of keys. Whoever waits in a busy queue waits for the same process again and again, whose entries all have the
- * same key: so a watch stays open for a moment after its last user, and the next one misses nothing of what comes after his claim.
+ * same key: so a watch stays open for a moment after its last user, and the next one misses nothing of what comes after his claim. One for
+ * each queue: those of all whom this process has ever waited for would wake it whenever one of them leaves.
  */
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
@@ -33,6 +34,8 @@ export type Cut = typeof Cut
 const linger = "1 second"
 
 interface Watching extends KeyWatch {
+  /** What its key is in. */
+  readonly queue: string
   users: number
   uses: number
   lingering: boolean
@@ -44,20 +47,25 @@ export const makeDeletions = Effect.fnUntraced(function*(
   // Shared by many, so not under the annotations and spans of the one who came first.
   const run = yield* FiberSet.makeRuntime()
   const watches = new Map<string, Watching>()
+  /** The last one of each queue that was without a user. */
+  const latest = new Map<string, Watching>()
 
   const open = (key: string): Watching => {
+    const queue = key.slice(0, key.lastIndexOf("/"))
     const opened = Deferred.makeUnsafe<bigint, EtcdError | Cut>()
     // The next deletion, or the end.
     let next = Deferred.makeUnsafe<void, EtcdError | Cut>()
-    let latest = 0n
+    let revision = 0n
     const forget = () => {
       if (watches.get(key) === watching) watches.delete(key)
+      if (latest.get(queue) === watching) latest.delete(queue)
     }
     const deleted = (createRevision: bigint): Effect.Effect<void, EtcdError | Cut> =>
       Effect.suspend(() =>
-        latest > createRevision ? Effect.void : Effect.flatMap(Deferred.await(next), () => deleted(createRevision))
+        revision > createRevision ? Effect.void : Effect.flatMap(Deferred.await(next), () => deleted(createRevision))
       )
     const watching: Watching = {
+      queue,
       users: 0,
       uses: 0,
       lingering: false,
@@ -69,12 +77,12 @@ export const makeDeletions = Effect.fnUntraced(function*(
       }
     }
     watches.set(key, watching)
-    const fiber = run(Stream.runForEach(etcd.watch({ key }), (item) =>
+    const fiber = run(Stream.runForEach(etcd.watch({ key, without: "Put" }), (item) =>
       Effect.sync(() => {
         if (item._tag === "Opened") {
           Deferred.doneUnsafe(opened, Exit.succeed(item.revision))
         } else if (item.events.some((event) => event._tag === "Delete")) {
-          latest = item.revision
+          revision = item.revision
           const told = next
           next = Deferred.makeUnsafe()
           Deferred.doneUnsafe(told, Exit.void)
@@ -101,6 +109,11 @@ export const makeDeletions = Effect.fnUntraced(function*(
       if (watching.users === 0) watching.endUnsafe()
     })
 
+  const replace = (watching: Watching) => {
+    const before = latest.get(watching.queue)
+    if (before !== undefined && before !== watching && before.users === 0) before.endUnsafe()
+  }
+
   return {
     watching: (key, use) =>
       Effect.acquireUseRelease(
@@ -108,12 +121,18 @@ export const makeDeletions = Effect.fnUntraced(function*(
           const watching = watches.get(key) ?? open(key)
           watching.users++
           watching.uses++
+          replace(watching)
           return watching
         }),
         use,
         (watching) =>
           Effect.sync(() => {
-            if (--watching.users > 0 || watching.lingering) return
+            if (--watching.users > 0) return
+            if (watches.get(key) === watching) {
+              replace(watching)
+              latest.set(watching.queue, watching)
+            }
+            if (watching.lingering) return
             watching.lingering = true
             run(lingering(watching))
           })

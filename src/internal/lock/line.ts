@@ -132,7 +132,7 @@ const untilFewer = Effect.fnUntraced(function*(
   look: Effect.Effect<Entries, EtcdError | EntryLost>
 ): Effect.fn.Return<Entries | undefined, EtcdError | EntryLost> {
   const waitedFor = new Map<string, KeyValue>()
-  const seen = yield* etcd.watch({ prefix: line.path }).pipe(
+  const seen = yield* etcd.watch({ prefix: line.path, without: "Put" }).pipe(
     Stream.mapEffect((item): Effect.Effect<Option.Option<Entries | undefined>, EtcdError | EntryLost> => {
       if (item._tag === "Opened") {
         return Effect.map(look, (ahead) => {

@@ -15,6 +15,7 @@ import type {
   RangeResult,
   TxnRequest,
   TxnResult,
+  WatchEvent,
   WatchItem,
   WatchRequest
 } from "../../Etcd.ts"
@@ -41,6 +42,7 @@ export interface Snapshot {
 export interface Watcher {
   readonly range: RawRange
   readonly previousKv: boolean
+  readonly without: WatchEvent["_tag"] | undefined
   /** Open while there may be something to pull. */
   readonly ready: Latch.Latch
   /** The first revision that it has not been given. */
@@ -285,7 +287,7 @@ export class Store {
     const wrong = checkRange(request)
     if (wrong !== undefined) return Result.fail(wrong)
     const range = toRawRange(request)
-    const { startRevision: start = 0n, previousKv = false } = request
+    const { startRevision: start = 0n, previousKv = false, without } = request
     if (start < 0n) return Result.fail(compacted)
     if (range.to !== undefined && range.to <= range.from) {
       return Result.fail(new InvalidArgument({ detail: "watcher range is empty" }))
@@ -296,6 +298,7 @@ export class Store {
     const watcher: Watcher = {
       range,
       previousKv,
+      without,
       ready: Latch.makeUnsafe(behind),
       next,
       behind,
@@ -337,13 +340,9 @@ export class Store {
     while (watcher.behind && watcher.given.length < pullSize) {
       const revision = watcher.next
       const events = keyspace.events(revision).filter((event) => contains(watcher.range, event.raw))
-      if (events.length > 0) {
-        watcher.given.push({
-          _tag: "Batch",
-          revision,
-          events: events.map((event) => keyspace.watchEvent(event, revision, watcher.previousKv))
-        })
-      }
+        .map((event) => keyspace.watchEvent(event, revision, watcher.previousKv))
+        .filter((event) => event._tag !== watcher.without)
+      if (events.length > 0) watcher.given.push({ _tag: "Batch", revision, events })
       watcher.next = revision + 1n
       watcher.behind = watcher.next <= last
     }
