@@ -227,7 +227,8 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
     flushing = true
     const waiting = queue.filter(isWaiting)
     queue = []
-    for (const gathered of inGroups(waiting)) {
+    // One alone is a group whatever it is.
+    for (const gathered of waiting.length === 1 ? [waiting] : inGroups(waiting)) {
       // Whoever was answered at once, as in memory, can have ended some of the others.
       const group = gathered.filter(isWaiting)
       const [first] = group
