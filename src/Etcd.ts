@@ -295,7 +295,10 @@ export type WatchRequest = KeyRange & {
   readonly startRevision?: bigint | undefined
   /** Asks for the value before each event. It can be missing after a compaction. */
   readonly previousKv?: boolean | undefined
-  /** Leaves out the events of one kind (etcd's `filters`): nobody is woken for what he does not wait for. */
+  /**
+   * Leaves out the events of one kind (etcd's `filters`): nobody is woken for what he does not wait for. A watch with a start goes on after the
+   * last revision that it has told: where only such events came since, and are compacted, it fails with `Compacted` once it has been cut.
+   */
   readonly without?: WatchEvent["_tag"] | undefined
 }
 

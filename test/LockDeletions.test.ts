@@ -10,7 +10,7 @@ import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
 import { Etcd, Operation } from "../src/Etcd.ts"
 import { EtcdError, PermissionDenied } from "../src/EtcdError.ts"
-import { makeDeletions } from "../src/internal/lock/deletions.ts"
+import { Cut, makeDeletions } from "../src/internal/lock/deletions.ts"
 import { Lock } from "../src/Lock.ts"
 import { settle, within } from "./utils/virtual.ts"
 import { makeWorld } from "./utils/world.ts"
@@ -66,20 +66,58 @@ describe("a lock that goes from process to process", () => {
       assert.strictEqual(other.watches.opened, 2)
     }))
 
-  it.effect("whoever waits for one after the other keeps the watch of the last one alone, in each queue", () =>
+  it.effect("whoever waits for one after the other keeps the watches of the last two, in each queue", () =>
     Effect.gen(function*() {
       const world = yield* makeWorld
-      const [one, another, waiter] = yield* Effect.all([world.client, world.client, counting(world)])
-      yield* passOn(one.lock, waiter.lock, "other")
+      const others = yield* Effect.replicateEffect(world.client, 3)
+      const waiter = yield* counting(world)
+      const { lock: elsewhere } = yield* world.client
       for (let round = 0; round < 3; round++) {
-        yield* passOn(one.lock, waiter.lock)
-        yield* passOn(another.lock, waiter.lock)
+        yield* passOn(elsewhere, waiter.lock, "other")
+        for (const { lock } of others) yield* passOn(lock, waiter.lock)
         yield* settle
-        assert.strictEqual(waiter.watches.open, 2)
+        assert.strictEqual(waiter.watches.open, 3)
       }
-      assert.strictEqual(waiter.watches.opened, 7)
+      assert.strictEqual(waiter.watches.opened, 10)
+      const [, second, third] = others
+      for (const { lock } of [second, third, second, third].filter((other) => other !== undefined)) {
+        yield* passOn(lock, waiter.lock)
+      }
+      assert.strictEqual(waiter.watches.opened, 10)
       yield* TestClock.adjust("2 seconds")
       assert.strictEqual(waiter.watches.open, 0)
+    }))
+
+  it.effect("processes in which more than one waits, and that have two keys in turn, watch both", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const clients = yield* Effect.replicateEffect(counting(world), 3)
+      let turns = 0
+      const loop = ({ lock }: (typeof clients)[number]) =>
+        Effect.repeat(
+          lock.withLock("job")(Effect.andThen(Effect.sync(() => turns++), Effect.sleep("5 millis"))),
+          { times: 19 }
+        )
+      const looping = yield* Effect.forkChild(
+        Effect.forEach([...clients, ...clients], loop, { concurrency: "unbounded" })
+      )
+      yield* within("5 seconds", Fiber.join(looping))
+      assert.strictEqual(turns, 120)
+      for (const { watches } of clients) assert.isAtMost(watches.opened, 4)
+    }))
+
+  it.effect("a watch that ends as soon as it is opened is used by nobody else", () =>
+    Effect.gen(function*() {
+      let opened = 0
+      const { etcd } = yield* (yield* makeWorld).client
+      const deletions = yield* makeDeletions({
+        ...etcd,
+        watch: (request) => ++opened === 1 ? Stream.empty : etcd.watch(request)
+      })
+      const use = deletions.watching("/locks/job/1", (watch) => watch.opened)
+      assert.strictEqual(yield* Effect.flip(use), Cut)
+      yield* within("100 millis", use)
+      assert.strictEqual(opened, 2)
     }))
 
   it.effect("a watch that is in use again stays, whoever else is waited for in the same queue", () =>
@@ -100,9 +138,9 @@ describe("a lock that goes from process to process", () => {
       })
       yield* (yield* waitFor(0)).over
       const again = yield* waitFor(0)
-      const other = yield* waitFor(1)
+      const others = yield* Effect.forEach([1, 2], waitFor)
       yield* again.over
-      yield* other.over
+      for (const { over } of others) yield* over
     }))
 
   it.effect("a deletion that is told before the claim is answered wakes whoever waits for it then", () =>

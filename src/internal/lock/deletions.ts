@@ -1,7 +1,7 @@
 /**
  * Waits for the deletion of keys. Whoever waits in a busy queue waits for the same process again and again, whose entries all have the
- * same key: so a watch stays open for a moment after its last user, and the next one misses nothing of what comes after his claim. One for
- * each queue: those of all whom this process has ever waited for would wake it whenever one of them leaves.
+ * same key: so a watch stays open for a moment after its last user, and the next one misses nothing of what comes after his claim. Not for all whom
+ * this process has waited for: each of them who leaves would wake it.
  */
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
@@ -33,39 +33,39 @@ export type Cut = typeof Cut
 /** Without a user. */
 const linger = "1 second"
 
+/** Of each queue. A process in which more than one waits has two keys in turn, as it hands over from one lease to the other. */
+const kept = 2
+
 interface Watching extends KeyWatch {
-  /** What its key is in. */
-  readonly queue: string
   users: number
   uses: number
   lingering: boolean
 }
+
+/** By their keys, in the order in which they were last used. */
+type Queue = Map<string, Watching>
 
 export const makeDeletions = Effect.fnUntraced(function*(
   etcd: Etcd["Service"]
 ): Effect.fn.Return<Deletions, never, Scope.Scope> {
   // Shared by many, so not under the annotations and spans of the one who came first.
   const run = yield* FiberSet.makeRuntime()
-  const watches = new Map<string, Watching>()
-  /** The last one of each queue that was without a user. */
-  const latest = new Map<string, Watching>()
+  const queues = new Map<string, Queue>()
 
-  const open = (key: string): Watching => {
-    const queue = key.slice(0, key.lastIndexOf("/"))
+  const open = (name: string, queue: Queue, key: string): Watching => {
     const opened = Deferred.makeUnsafe<bigint, EtcdError | Cut>()
     // The next deletion, or the end.
     let next = Deferred.makeUnsafe<void, EtcdError | Cut>()
     let revision = 0n
     const forget = () => {
-      if (watches.get(key) === watching) watches.delete(key)
-      if (latest.get(queue) === watching) latest.delete(queue)
+      if (queue.get(key) === watching) queue.delete(key)
+      if (queue.size === 0 && queues.get(name) === queue) queues.delete(name)
     }
     const deleted = (createRevision: bigint): Effect.Effect<void, EtcdError | Cut> =>
       Effect.suspend(() =>
         revision > createRevision ? Effect.void : Effect.flatMap(Deferred.await(next), () => deleted(createRevision))
       )
     const watching: Watching = {
-      queue,
       users: 0,
       uses: 0,
       lingering: false,
@@ -76,7 +76,7 @@ export const makeDeletions = Effect.fnUntraced(function*(
         fiber.interruptUnsafe()
       }
     }
-    watches.set(key, watching)
+    queue.set(key, watching)
     const fiber = run(Stream.runForEach(etcd.watch({ key, without: "Put" }), (item) =>
       Effect.sync(() => {
         if (item._tag === "Opened") {
@@ -109,29 +109,30 @@ export const makeDeletions = Effect.fnUntraced(function*(
       if (watching.users === 0) watching.endUnsafe()
     })
 
-  const replace = (watching: Watching) => {
-    const before = latest.get(watching.queue)
-    if (before !== undefined && before !== watching && before.users === 0) before.endUnsafe()
+  const trim = (queue: Queue) => {
+    for (const watching of [...queue.values()].slice(0, -kept)) if (watching.users === 0) watching.endUnsafe()
   }
 
   return {
     watching: (key, use) =>
       Effect.acquireUseRelease(
         Effect.sync(() => {
-          const watching = watches.get(key) ?? open(key)
+          const name = key.slice(0, key.lastIndexOf("/"))
+          const queue: Queue = queues.get(name) ?? new Map()
+          queues.set(name, queue)
+          const known = queue.get(key)
+          if (known !== undefined && queue.delete(key)) queue.set(key, known)
+          const watching = known ?? open(name, queue, key)
           watching.users++
           watching.uses++
-          replace(watching)
-          return watching
+          trim(queue)
+          return { queue, watching }
         }),
-        use,
-        (watching) =>
+        ({ watching }) => use(watching),
+        ({ queue, watching }) =>
           Effect.sync(() => {
             if (--watching.users > 0) return
-            if (watches.get(key) === watching) {
-              replace(watching)
-              latest.set(watching.queue, watching)
-            }
+            trim(queue)
             if (watching.lingering) return
             watching.lingering = true
             run(lingering(watching))
