@@ -21,7 +21,7 @@ import type { EtcdError } from "./EtcdError.ts"
 import { type Hold, makeHolds } from "./internal/hold/Hold.ts"
 import { type Attempt, type AttemptRequest, takeIn, type Taken } from "./internal/lock/Attempt.ts"
 import { makeDeletions } from "./internal/lock/deletions.ts"
-import { claimEntry, entries, takeIfFree, waitInLine } from "./internal/lock/entry.ts"
+import { claimFirst, Crowded, entries, takeIfFree, waitInLine } from "./internal/lock/entry.ts"
 import { makeLocalQueue, type Place } from "./internal/lock/LocalQueue.ts"
 import { makeSessionPool } from "./internal/session/SessionPool.ts"
 import * as Telemetry from "./internal/Telemetry.ts"
@@ -262,6 +262,7 @@ const make = Effect.fnUntraced(function*(
   const deletions = yield* makeDeletions(etcd)
   const pool = yield* makeSessionPool(etcd, `${prefix}/`)
   const queue = makeLocalQueue()
+  const crowded = new Crowded()
 
   const makeHold = makeHolds(etcd, { service: "Lock", prefix, what: "locks" })
 
@@ -310,7 +311,7 @@ const make = Effect.fnUntraced(function*(
   }
 
   const inLine: Way<EtcdError> = (path, label) => ({
-    claim: (slot) => claimEntry(etcd, path, slot, label),
+    claim: (slot) => claimFirst(etcd, path, slot, label, crowded),
     enter: (slot, claimed) => waitInLine(etcd, deletions, path, slot, label, claimed)
   })
 
