@@ -2,9 +2,13 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import { TestClock } from "effect/testing"
 import { Etcd, type TxnRequest } from "../src/Etcd.ts"
+import { EtcdError, Unavailable } from "../src/EtcdError.ts"
 import { Lock } from "../src/Lock.ts"
 import { settle, within } from "./utils/virtual.ts"
 import { makeWorld } from "./utils/world.ts"
@@ -41,7 +45,7 @@ describe("the claim of a lock", () => {
       assert.deepStrictEqual(claims(), ["Put", "Put", "Put"])
     }))
 
-  it.effect("looks at who is there where somebody was the last time, until nobody was", () =>
+  it.effect("looks at who is there where somebody was, until nobody was three times", () =>
     Effect.gen(function*() {
       const world = yield* makeWorld
       const [{ claims, lock }, other] = yield* Effect.all([watched(world), world.client])
@@ -58,8 +62,8 @@ describe("the claim of a lock", () => {
       assert.deepStrictEqual(claims(), ["Put", "Put+Range"])
       yield* contended
       assert.deepStrictEqual(claims(), ["Put+Range"])
-      yield* Effect.repeat(once(lock), { times: 2 })
-      assert.deepStrictEqual(claims(), ["Put+Range", "Put", "Put"])
+      yield* Effect.repeat(once(lock), { times: 4 })
+      assert.deepStrictEqual(claims(), ["Put+Range", "Put+Range", "Put+Range", "Put", "Put"])
     }))
 
   it.effect("is no longer in vain where the keys of deeper locks stay, and waits for none of them", () =>
@@ -75,8 +79,8 @@ describe("the claim of a lock", () => {
     Effect.gen(function*() {
       const world = yield* makeWorld
       const { claims, link, lock } = yield* watched(world)
-      let lost = 0
-      yield* link.setFate((operation) => operation === "txn" && lost++ === 0 ? { response: "lost" } : {})
+      let sent = 0
+      yield* link.setFate((operation) => operation === "txn" && sent++ === 0 ? { response: "lost" } : {})
       const { kvs: [entry] } = yield* within(
         "20 seconds",
         lock.withLock("job")(({ entryKey, fencingToken }) =>
@@ -87,6 +91,58 @@ describe("the claim of a lock", () => {
         )
       )
       assert.isDefined(entry)
-      assert.deepStrictEqual(claims().slice(0, 3), ["Put", "Put", "Put+Range"])
+      assert.deepStrictEqual(claims(), ["Put", "Put"])
+    }))
+
+  it.effect("leaves nothing behind where its answer was lost, and who waited gives up while it is sent again", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const [one, other] = yield* Effect.all([world.client, world.client])
+      // So the lease stays.
+      yield* one.lock.acquire("another")
+      let sent = 0
+      yield* one.link.setFate((operation) => {
+        if (operation !== "txn") return {}
+        sent++
+        return sent === 1 ? { response: "lost" } : sent === 2 ? { response: "300 millis" } : {}
+      })
+      const waiting = yield* Effect.forkChild(
+        Effect.scoped(Effect.timeoutOption(one.lock.acquire("job"), "5200 millis"))
+      )
+      yield* TestClock.adjust("5150 millis")
+      yield* TestClock.adjust("500 millis")
+      assert.deepStrictEqual(waiting.pollUnsafe(), Exit.succeed(Option.none()))
+      assert.deepStrictEqual((yield* world.keys).filter((key) => key.includes("job")), [])
+      yield* within("100 millis", Effect.scoped(other.lock.acquire("job")))
+    }))
+
+  it.effect("waits on where its answer was lost, and nothing can be sent once it has been found", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { etcd, link } = yield* world.client
+      let sent = 0
+      let isDown = false
+      const orRefused = <A>(operation: string, call: Effect.Effect<A, EtcdError>) =>
+        Effect.suspend(() =>
+          isDown
+            ? Effect.fail(new EtcdError({ operation, reason: new Unavailable({ detail: "refused", sent: false }) }))
+            : call
+        )
+      const service: Etcd["Service"] = {
+        ...etcd,
+        range: (request) => orRefused("range", etcd.range(request)),
+        txn: (request) =>
+          orRefused("txn", Effect.tap(etcd.txn(request), () => Effect.sync(() => isDown ||= sent === 2)))
+      }
+      const context = yield* Layer.build(Lock.layer().pipe(Layer.provide(Layer.succeed(Etcd, service))))
+      const lock = Context.get(context, Lock)
+      yield* lock.acquire("another")
+      yield* link.setFate((operation) => operation === "txn" && ++sent === 1 ? { response: "lost" } : {})
+      const waiting = yield* Effect.forkChild(lock.acquire("job"))
+      yield* TestClock.adjust("6 seconds")
+      assert.isTrue(isDown)
+      assert.isUndefined(waiting.pollUnsafe())
+      isDown = false
+      yield* within("2 seconds", Fiber.join(waiting))
     }))
 })

@@ -103,16 +103,18 @@ describe("Lock, when something fails beside it", () => {
       }
       const context = yield* Layer.build(Lock.layer().pipe(Layer.provide(Layer.succeed(Etcd, deny))))
       const lock = yield* Effect.provideContext(Lock, context)
-      const before = yield* Effect.scoped(lock.acquire("before"))
+      // Where others are, a claim does not look for its own entry at once.
+      const deeper = "/locks/job/deeper/1"
+      yield* world.operator.txn({ success: [Operation.put(deeper, "")] })
+      yield* Effect.scoped(lock.acquire("before"))
+      const before = yield* Effect.scoped(lock.acquire("job"))
       const lease = BigInt(`0x${before.entryKey.split("/").at(-1) ?? ""}`)
       // As a restored snapshot would.
-      yield* world.operator.txn({
-        success: [Operation.put(before.entryKey.replace("/before/", "/job/"), "", { lease })]
-      })
+      yield* world.operator.txn({ success: [Operation.put(before.entryKey, "", { lease })] })
       const refused = yield* Effect.exit(Effect.scoped(lock.acquire("job")))
       assert.strictEqual(failure(refused)?._tag, "EtcdError")
       yield* TestClock.adjust("1 second")
-      assert.deepStrictEqual(yield* world.keys, [])
+      assert.deepStrictEqual(yield* world.keys, [deeper])
       yield* Effect.scoped(other.lock.tryAcquire("job"))
     }))
 

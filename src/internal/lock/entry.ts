@@ -249,19 +249,29 @@ export const orLost = <A, R>(
 ): Effect.Effect<A | EntryLost, EtcdError, R> =>
   Effect.catchIf(effect, (error): error is EntryLost => error === EntryLost, () => Effect.succeed(EntryLost))
 
-/** Queues in which somebody was when this process last claimed an entry there. */
+/** A queue is crowded until so many claims in a row have met nobody there. */
+const untilCalm = 3
+
+/** So many queues are remembered. It is a guess at what comes: to know nothing of one costs a call. */
+const mostCrowded = 10_000
+
+/** Queues in which somebody was when this process claimed an entry there. */
 export class Crowded {
-  readonly #paths = new Set<string>()
+  readonly #left = new Map<string, number>()
 
   has(path: string): boolean {
-    return this.#paths.has(path)
+    return this.#left.has(path)
   }
 
-  /** It is a guess at what comes: to forget all of it costs each a call. */
   note(path: string, others: boolean): void {
-    if (!others) return void this.#paths.delete(path)
-    if (this.#paths.size >= 1000) this.#paths.clear()
-    this.#paths.add(path)
+    if (others) {
+      if (this.#left.size >= mostCrowded && !this.has(path)) this.#left.clear()
+      this.#left.set(path, untilCalm)
+    } else {
+      const left = (this.#left.get(path) ?? 1) - 1
+      if (left > 0) this.#left.set(path, left)
+      else this.#left.delete(path)
+    }
   }
 }
 
@@ -286,7 +296,7 @@ export const claimEntry = (
 
 /**
  * The same in the hope that nobody is there, as is mostly so: a put that is made only then needs no look at those who are, which was a tenth
- * of the price of a claim. Where somebody is, it is a call in vain: so it is not tried where somebody was the last time.
+ * of the price of a claim. Where somebody is, it is a call in vain: so it is not tried where somebody was lately.
  */
 export const claimFirst = (
   etcd: Port,
@@ -298,22 +308,34 @@ export const claimFirst = (
   crowded.has(path)
     ? claimEntry(etcd, path, slot, label, crowded)
     : Effect.flatMap(
-      claiming(etcd, slot, vacantRequest(path, slot, label), (result) => {
-        if (result.succeeded) {
-          slot.present(result.revision)
-          return Effect.succeed<Claimed>({ token: result.revision, position: first })
+      claiming(
+        etcd,
+        slot,
+        vacantRequest(path, slot, label),
+        (result): Effect.Effect<Claimed | undefined, EntryLost> => {
+          if (result.succeeded) {
+            slot.present(result.revision)
+            return Effect.succeed({ token: result.revision, position: first })
+          }
+          const own = rangeOf(result, 0)
+          if (own !== undefined && own.kvs.length > 0) {
+            return Effect.map(ownEntry(slot, own), (token) => ({ token, position: undefined }))
+          }
+          crowded.note(path, true)
+          return Effect.undefined
         }
-        crowded.note(path, true)
-        return Effect.undefined
-      }),
-      // What is there can also be its own entry, of a claim whose answer was lost.
+      ),
       (claimed) => claimed === undefined ? claimEntry(etcd, path, slot, label, crowded) : Effect.succeed(claimed)
     )
 
-/** Puts an entry if there is no other one, nor a key of a deeper lock. */
+/**
+ * Puts an entry if there is no other one, nor a key of a deeper lock. What is there can also be its own one, of a claim whose answer was lost:
+ * that is to be known in the same answer, while whoever gives the slot back waits for it.
+ */
 const vacantRequest = (path: string, slot: Slot, label: string) => ({
   compare: [Compare.createRevision({ prefix: path }, "=", 0n)],
-  success: [Operation.put(slot.key, label, { lease: slot.session.leaseId })]
+  success: [Operation.put(slot.key, label, { lease: slot.session.leaseId })],
+  failure: [Operation.range({ key: slot.key, keysOnly: true })]
 })
 
 /** Of a claim that has found an entry in its place, which happens too rarely to be looked at by each. */
