@@ -6,10 +6,12 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
-import { Etcd, type TxnRequest } from "../src/Etcd.ts"
+import { Etcd, Operation, type TxnRequest } from "../src/Etcd.ts"
 import { EtcdError, Unavailable } from "../src/EtcdError.ts"
 import { Lock } from "../src/Lock.ts"
+import { actAtEveryStep } from "./utils/interruptAtEveryStep.ts"
 import { settle, within } from "./utils/virtual.ts"
 import { makeWorld } from "./utils/world.ts"
 
@@ -33,6 +35,8 @@ const watched = Effect.fnUntraced(function*(world: Effect.Success<typeof makeWor
   claims.length = 0
   return { lock, link, claims: () => claims.splice(0) }
 })
+
+const deeper = "/locks/job/deeper/1"
 
 const once = (lock: Lock["Service"], key = "job") => lock.withLock(key)(Effect.void)
 
@@ -115,6 +119,46 @@ describe("the claim of a lock", () => {
       assert.deepStrictEqual((yield* world.keys).filter((key) => key.includes("job")), [])
       yield* within("100 millis", Effect.scoped(other.lock.acquire("job")))
     }))
+
+  for (const lost of [false, true]) {
+    it.effect(
+      `in vain leaves nothing behind at whatever step its scope closes${lost ? ", its first answer lost" : ""}`,
+      () =>
+        Effect.gen(function*() {
+          const context = yield* Effect.context<never>()
+          const steps = yield* actAtEveryStep({
+            setup: Effect.gen(function*() {
+              const world = yield* makeWorld
+              const one = yield* world.client
+              yield* world.operator.txn({ success: [Operation.put(deeper, "")] })
+              yield* once(one.lock, "another")
+              let sent = 0
+              yield* one.link.setFate((operation) =>
+                lost && operation === "txn" && ++sent === 1
+                  ? { request: "20 millis", response: "lost" }
+                  : { request: "20 millis", response: "20 millis" }
+              )
+              return { world, one, scope: yield* Scope.make() }
+            }),
+            run: ({ one, scope }) =>
+              Scope.provide(one.lock.acquire("job"), scope).pipe(
+                Effect.exit,
+                Effect.tap(Scope.close(scope, Exit.void))
+              ),
+            act: ({ scope }) => {
+              Effect.runForkWith(context)(Scope.close(scope, Exit.void))
+            },
+            check: ({ world }) =>
+              Effect.gen(function*() {
+                yield* TestClock.adjust("200 millis")
+                assert.deepStrictEqual((yield* world.keys).filter((key) => key.includes("job")), [deeper])
+              })
+          })
+          assert.isAbove(steps, 40)
+        }),
+      120_000
+    )
+  }
 
   it.effect("waits on where its answer was lost, and nothing can be sent once it has been found", () =>
     Effect.gen(function*() {

@@ -10,13 +10,13 @@ import type * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 
 export interface Observer<A, E> {
-  /** Once. Refers to nothing any more when it returns. */
+  /** Once. Lets go of whatever it does not need any more. */
   readonly ended: (exit: Exit.Exit<A, E>) => void
 }
 
-/** Answers how to be told no more. */
-export const observe = <A, E>(fiber: Fiber.Fiber<A, E>, observer: Observer<A, E>): () => void =>
+export const observe = <A, E>(fiber: Fiber.Fiber<A, E>, observer: Observer<A, E>): void => {
   fiber.addObserver(tellerOf(observer))
+}
 
 /** Refers to the observer alone, as it is made here. */
 const tellerOf = <A, E>(observer: Observer<A, E>) => (exit: Exit.Exit<A, E>): void => observer.ended(exit)

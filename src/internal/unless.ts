@@ -19,7 +19,7 @@ export const unless = <A, E, R, B, E2>(
     Effect.callback<A | B, E | E2>((resume) => {
       const fiber = Effect.runForkWith(context)(effect)
       const done = fiber.pollUnsafe()
-      return done === undefined ? new Race(fiber, resume).begin(subscribe) : resume(done)
+      return done === undefined ? new Race(resume).begin(fiber, subscribe) : resume(done)
     })
   )
 
@@ -29,16 +29,14 @@ class Race<A, E, B, E2> implements Observer<A, E> {
   #stop: (() => void) | undefined
   #event: Exit.Exit<B, E2> | undefined
 
-  constructor(fiber: Fiber.Fiber<A, E>, resume: (outcome: Exit.Exit<A | B, E | E2>) => void) {
-    this.#fiber = fiber
+  constructor(resume: (outcome: Exit.Exit<A | B, E | E2>) => void) {
     this.#resume = resume
   }
 
   /** Answers how to end it. */
-  begin(subscribe: (end: End<B, E2>) => () => void): Effect.Effect<void> {
-    const fiber = this.#fiber
+  begin(fiber: Fiber.Fiber<A, E>, subscribe: (end: End<B, E2>) => () => void): Effect.Effect<void> {
+    this.#fiber = fiber
     this.#stop = subscribe((exit) => this.#happened(exit))
-    if (fiber === undefined) return Effect.void
     observe(fiber, this)
     return Effect.suspend(() => {
       this.#stop?.()

@@ -18,6 +18,7 @@ import { startFiber, startOf } from "../client/start.ts"
 import { retryAfter, retryFailed } from "../retryFailed.ts"
 import { isTransient, mayBeApplied, type Pending, type Slot } from "../session/Slots.ts"
 import { type End, unless } from "../unless.ts"
+import type { Crowded } from "./Crowded.ts"
 import { Cut, type Deletions } from "./deletions.ts"
 
 /** The entry was gone before it got its turn: its lease was lost, or somebody deleted it. Queue again. */
@@ -249,32 +250,6 @@ export const orLost = <A, R>(
 ): Effect.Effect<A | EntryLost, EtcdError, R> =>
   Effect.catchIf(effect, (error): error is EntryLost => error === EntryLost, () => Effect.succeed(EntryLost))
 
-/** A queue is crowded until so many claims in a row have met nobody there. */
-const untilCalm = 3
-
-/** So many queues are remembered. It is a guess at what comes: to know nothing of one costs a call. */
-const mostCrowded = 10_000
-
-/** Queues in which somebody was when this process claimed an entry there. */
-export class Crowded {
-  readonly #left = new Map<string, number>()
-
-  has(path: string): boolean {
-    return this.#left.has(path)
-  }
-
-  note(path: string, others: boolean): void {
-    if (others) {
-      if (this.#left.size >= mostCrowded && !this.has(path)) this.#left.clear()
-      this.#left.set(path, untilCalm)
-    } else {
-      const left = (this.#left.get(path) ?? 1) - 1
-      if (left > 0) this.#left.set(path, left)
-      else this.#left.delete(path)
-    }
-  }
-}
-
 /** Takes a place in the queue. */
 export const claimEntry = (
   etcd: Port,
@@ -307,36 +282,44 @@ export const claimFirst = (
 ): Effect.Effect<Claimed, EtcdError | EntryLost> =>
   crowded.has(path)
     ? claimEntry(etcd, path, slot, label, crowded)
-    : Effect.flatMap(
-      claiming(
-        etcd,
-        slot,
-        vacantRequest(path, slot, label),
-        (result): Effect.Effect<Claimed | undefined, EntryLost> => {
-          if (result.succeeded) {
-            slot.present(result.revision)
-            return Effect.succeed({ token: result.revision, position: first })
-          }
-          const own = rangeOf(result, 0)
-          if (own !== undefined && own.kvs.length > 0) {
-            return Effect.map(ownEntry(slot, own), (token) => ({ token, position: undefined }))
-          }
-          crowded.note(path, true)
-          return Effect.undefined
-        }
-      ),
-      (claimed) => claimed === undefined ? claimEntry(etcd, path, slot, label, crowded) : Effect.succeed(claimed)
-    )
+    : Effect.flatMap(claimVacant(etcd, slot, label, isVacant(path)), (claimed) => {
+      if (claimed !== undefined) return Effect.succeed(claimed)
+      crowded.note(path, true)
+      return claimEntry(etcd, path, slot, label, crowded)
+    })
+
+/** There is no entry, nor a key of a deeper lock. */
+const isVacant = (path: string): Compare => Compare.createRevision({ prefix: path }, "=", 0n)
 
 /**
- * Puts an entry if there is no other one, nor a key of a deeper lock. What is there can also be its own one, of a claim whose answer was lost:
- * that is to be known in the same answer, while whoever gives the slot back waits for it.
+ * Puts an entry if the queue is vacant, and else does nothing. What is there can also be its own one, of a claim whose answer was lost: that is
+ * to be known in the same answer, while whoever gives the slot back waits for it.
  */
-const vacantRequest = (path: string, slot: Slot, label: string) => ({
-  compare: [Compare.createRevision({ prefix: path }, "=", 0n)],
-  success: [Operation.put(slot.key, label, { lease: slot.session.leaseId })],
-  failure: [Operation.range({ key: slot.key, keysOnly: true })]
-})
+const claimVacant = (
+  etcd: Port,
+  slot: Slot,
+  label: string,
+  vacant: Compare
+): Effect.Effect<Claimed | undefined, EtcdError | EntryLost> =>
+  claiming(
+    etcd,
+    slot,
+    {
+      compare: [vacant],
+      success: [Operation.put(slot.key, label, { lease: slot.session.leaseId })],
+      failure: [Operation.range({ key: slot.key, keysOnly: true })]
+    },
+    (result): Effect.Effect<Claimed | undefined, EntryLost> => {
+      if (result.succeeded) {
+        slot.present(result.revision)
+        return Effect.succeed({ token: result.revision, position: first })
+      }
+      const own = rangeOf(result, 0)
+      return own === undefined || own.kvs.length === 0
+        ? Effect.undefined
+        : Effect.map(ownEntry(slot, own), (token) => ({ token, position: undefined }))
+    }
+  )
 
 /** Of a claim that has found an entry in its place, which happens too rarely to be looked at by each. */
 const alreadyThere = (etcd: Port, slot: Slot): Effect.Effect<Claimed, EtcdError | EntryLost> =>
@@ -441,23 +424,9 @@ export const takeIfFree = Effect.fnUntraced(function*(
   slot: Slot,
   label: string
 ): Effect.fn.Return<bigint | { readonly holder: KeyValue }, EtcdError | EntryLost> {
-  const put = Operation.put(slot.key, label, { lease: slot.session.leaseId })
-  let vacant = Compare.createRevision({ prefix: path }, "=", 0n)
+  let vacant = isVacant(path)
   for (let tries = 0; tries < maxTries; tries++) {
-    const answer = yield* claiming(
-      etcd,
-      slot,
-      { compare: [vacant], success: [put], failure: [Operation.range({ key: slot.key, keysOnly: true })] },
-      (result): Effect.Effect<Claimed | undefined, EntryLost> => {
-        if (result.succeeded) {
-          slot.present(result.revision)
-          return Effect.succeed({ token: result.revision, position: first })
-        }
-        return (rangeOf(result, 0)?.kvs.length ?? 0) === 0
-          ? Effect.succeed(undefined)
-          : Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, position: undefined }))
-      }
-    )
+    const answer = yield* claimVacant(etcd, slot, label, vacant)
     if (answer !== undefined) {
       // An own entry can also be one that waited: a restored snapshot brings it back behind whoever was before it.
       const { token, position = yield* look(etcd, path, slot, token) } = answer
