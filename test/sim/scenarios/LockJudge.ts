@@ -25,7 +25,13 @@ interface EntryOf {
   readonly by: string
 }
 
-/** Who holds by an entry, and in which history of etcd it entered: what is restored can give the same token to two entries. */
+/** What a handle says of its entry. After a restore two entries can have the same token: its key tells them apart. */
+interface Held {
+  readonly entryKey: string
+  readonly fencingToken: bigint
+}
+
+/** Who holds by an entry, and in which history of etcd it entered. */
 interface Holder {
   readonly who: string
   readonly number: number
@@ -80,6 +86,7 @@ export class LockJudge {
   private readonly firsts = new Set<string>()
   /** The greatest token that has entered, by lock. */
   private readonly entered = new Map<string, bigint>()
+  /** By entry: its key and its token. */
   private readonly holding = new Map<string, Holder>()
   /** When an entry went without its owner, and how, by token. */
   private readonly gone = new Map<string, { readonly at: number; readonly how: "expiry" | "operator" }>()
@@ -162,7 +169,7 @@ export class LockJudge {
     if (who !== entry.by) {
       this.world.violate("nobody releases another's lock", `${who} deleted ${entry.key} (token ${entry.token})`)
     }
-    const holder = this.holding.get(`${entry.path} ${entry.token}`)
+    const holder = this.holding.get(`${entry.key} ${entry.token}`)
     if (
       holder !== undefined && holder.history === this.world.server.histories && !this.lossTimes.has(holder.number)
     ) {
@@ -204,7 +211,7 @@ export class LockJudge {
     this.world.record(this.who(action, number), "asks", `${action.key} ${action.how}`)
   }
 
-  enters(action: Attempt, number: number, token: bigint): void {
+  enters(action: Attempt, number: number, { entryKey, fencingToken: token }: Held): void {
     const who = this.who(action, number)
     const id = this.id(action, token)
     this.world.record(who, "enters", `${action.key} token ${token}`)
@@ -216,7 +223,7 @@ export class LockJudge {
       this.world.violate("tokens grow", `${who} entered ${action.key} with token ${token} after ${last}`)
     }
     if (token > last) this.entered.set(action.key, token)
-    this.holding.set(id, { who, number, history: this.world.server.histories })
+    this.holding.set(`${entryKey} ${token}`, { who, number, history: this.world.server.histories })
   }
 
   /** Its entry has gone, and it has had the time, or was asked, to find out. */
@@ -257,9 +264,9 @@ export class LockJudge {
     if (!this.lossTimes.has(number)) this.lossTimes.set(number, this.world.now)
   }
 
-  leaves(action: Attempt, number: number, token: bigint): void {
+  leaves(action: Attempt, number: number, { entryKey, fencingToken: token }: Held): void {
     this.world.record(this.who(action, number), "leaves", `${action.key} token ${token}`)
-    this.holding.delete(this.id(action, token))
+    this.holding.delete(`${entryKey} ${token}`)
   }
 
   ended(action: Attempt, number: number, exit: Exit.Exit<unknown, unknown>): void {

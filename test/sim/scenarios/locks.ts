@@ -143,9 +143,9 @@ const attempt = (judge: LockJudge, client: Client<Lock>, action: LockAction, num
 
   const holding = <A, E>(handle: LockHandle, use: Effect.Effect<A, E>) =>
     Effect.suspend(() => {
-      judge.enters(action, number, handle.fencingToken)
+      judge.enters(action, number, handle)
       return use
-    }).pipe(Effect.ensuring(Effect.sync(() => judge.leaves(action, number, handle.fencingToken))))
+    }).pipe(Effect.ensuring(Effect.sync(() => judge.leaves(action, number, handle))))
 
   switch (action.how) {
     case "keep":

@@ -151,7 +151,7 @@ const lead = (judge: LockJudge, { process, services }: Client<Services>, action:
     // Each term is another attempt.
     const term = number + 100 * terms++
     return Effect.gen(function*() {
-      judge.enters(action, term, token)
+      judge.enters(action, term, leadership)
       const lost = yield* Effect.forkChild(
         Effect.catch(leadership.lost, () => Effect.sync(() => judge.lossKnown(action, term, token)))
       )
@@ -164,7 +164,7 @@ const lead = (judge: LockJudge, { process, services }: Client<Services>, action:
       const data = Operation.put(`/data/${action.key}`, String(token))
       judge.fenced(action, term, token, yield* Effect.exit(leadership.fenced({ success: [data] })))
       yield* Fiber.interrupt(lost)
-    }).pipe(Effect.ensuring(Effect.sync(() => judge.leaves(action, term, token))))
+    }).pipe(Effect.ensuring(Effect.sync(() => judge.leaves(action, term, leadership))))
   }
   const value = `${process.name}.${number}`
   if (action.how === "whileLeader") {
