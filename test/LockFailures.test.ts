@@ -460,6 +460,32 @@ describe("Lock, when something fails beside it", () => {
       assert.deepStrictEqual(yield* lock.waiters("job"), [])
     }))
 
+  it.effect("each look at a lease knows which locks have come and gone since the one before", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const { lock } = yield* world.client
+      const look = TestClock.adjust("5 seconds")
+      const stays = yield* lock.acquire("stays")
+      yield* look
+      const comes = yield* lock.acquire("comes")
+      const goes = yield* lock.acquire("goes")
+      yield* look
+      yield* goes.unlock
+      yield* look
+      // As a late write would.
+      const lease = BigInt(`0x${goes.entryKey.split("/").at(-1) ?? ""}`)
+      yield* world.operator.txn({ success: [Operation.put(goes.entryKey, "", { lease })] })
+      yield* look
+      assert.deepStrictEqual(yield* world.keys, [comes.entryKey, stays.entryKey])
+      yield* world.operator.txn({ success: [Operation.delete(comes.entryKey)] })
+      yield* look
+      assert.strictEqual((yield* Effect.flip(comes.assertHeld)).why, "Deleted")
+      yield* stays.assertHeld
+      yield* world.operator.txn({ success: [Operation.delete(stays.entryKey)] })
+      yield* look
+      assert.strictEqual((yield* Effect.flip(stays.assertHeld)).why, "Deleted")
+    }))
+
   it.effect("whoever has lost a lock can take it again while the lost handle's scope is open", () =>
     Effect.gen(function*() {
       const world = yield* makeWorld

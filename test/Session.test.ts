@@ -54,6 +54,19 @@ describe("Session", () => {
       assert.strictEqual(beats.length, 200)
     }))
 
+  it.effect("beats together with others that began soon before it, and never later than a third of its TTL", () =>
+    Effect.gen(function*() {
+      const { beats, session } = yield* makeClient
+      for (const pause of [100, 120, 130, 140, 3_000]) {
+        yield* TestClock.adjust(pause)
+        yield* session("15 seconds")
+      }
+      yield* TestClock.adjust("10 seconds")
+      // Begun at 100, 220, 350, 490 and 3,490: due at 5,100, 5,220, 5,350, 5,490 and 8,490.
+      const first = [5000, 5000, 5000, 5000, 8000]
+      assert.deepStrictEqual(beats, [...first, ...first.map((time) => time + 5000)])
+    }))
+
   it.effect("refuses a TTL that makes no sense, and rounds up to whole seconds", () =>
     Effect.gen(function*() {
       const { leases, session } = yield* makeClient

@@ -172,8 +172,8 @@ export const scale = Effect.fnUntraced(function*({ plot, quick, start }: World) 
   const rows: Array<Row> = []
   const many = quick ? 1000 : 10_000
   const repeats = quick ? 1 : 5
-  /** Each lease has a beat within it, and its keys are looked after. */
-  const idle = 11_000
+  /** Three beats of each lease, whose keys are looked after each time: of a part of a beat, some leases would count more often. */
+  const idle = 15_000
   /** Each time in a process of its own, on an etcd of its own: what was there before would count. */
   const figures = (scenario: string, concurrency: number) =>
     Effect.map(

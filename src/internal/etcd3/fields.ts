@@ -80,6 +80,8 @@ export const answered = <Result>(header: Header | undefined, result: Result): An
   result
 })
 
+export const readKey = (reader: Reader): string => reader.text(decodeKey)
+
 /** Values are copied, each with bytes of its own: a view would keep the whole answer in memory. */
 export const readKeyValue = (reader: Reader): KeyValue => {
   let key = ""
@@ -91,7 +93,7 @@ export const readKeyValue = (reader: Reader): KeyValue => {
   while (reader.next()) {
     switch (reader.field) {
       case 1:
-        key = decodeKey(reader.bytes())
+        key = readKey(reader)
         break
       case 2:
         createRevision = reader.int64()

@@ -2,8 +2,7 @@
  * etcd's calls on leases: requests as the bytes of its messages, and the bytes of its answers as what is asked of them, without messages
  * in between. The numbers are those of the fields in etcd's `rpc.proto`. Times to live are in whole seconds.
  */
-import { decodeKey } from "../keys.ts"
-import { type Answered, answered, type Header, makeMethod, readHeader, revisionOf, writer } from "./fields.ts"
+import { type Answered, answered, type Header, makeMethod, readHeader, readKey, revisionOf, writer } from "./fields.ts"
 import type { Method } from "./unary.ts"
 import type { Reader } from "./wire.ts"
 
@@ -54,7 +53,7 @@ const readState = (reader: Reader): Answered<LeaseState> => {
   while (reader.next()) {
     if (reader.field === 1) header = reader.message(readHeader)
     else if (reader.field === 3) ttl = reader.int()
-    else if (reader.field === 5) keys.push(decodeKey(reader.bytes()))
+    else if (reader.field === 5) keys.push(readKey(reader))
     else reader.skip()
   }
   return answered(header, { ttl, keys, revision: revisionOf(header) })

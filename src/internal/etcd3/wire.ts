@@ -209,6 +209,15 @@ export class Reader {
     return this.#bytes.subarray(this.#at - length, this.#at)
   }
 
+  /** As UTF-8, without a view of its bytes; those that may be none, `odd` reads. */
+  text(odd: (bytes: Buffer) => string): string {
+    const length = this.#varint()
+    this.#pass(length)
+    const start = this.#at - length
+    const text = this.#bytes.toString("utf8", start, this.#at)
+    return text.includes("\ufffd") ? odd(this.#bytes.subarray(start, this.#at)) : text
+  }
+
   #pass(length: number): void {
     if (length > this.#end - this.#at) throw malformed()
     this.#at += length

@@ -15,6 +15,7 @@ import { Ambiguous, EtcdError } from "../../EtcdError.ts"
 import { type Ended, startFiber, startOf } from "../client/start.ts"
 import { Link, Linked } from "../Linked.ts"
 import { retryAfter } from "../retryFailed.ts"
+import { type Account, accountOf } from "./Account.ts"
 import { type SessionLost, sleepUntil } from "./LeaseClock.ts"
 import type { LeaseSession } from "./LeaseSession.ts"
 import { isTransient, type Patience, patienceWith } from "./Patience.ts"
@@ -96,10 +97,8 @@ export interface Slots {
   readonly open: (session: LeaseSession, key: string, name: string, owner: SlotOwner) => Slot
   /** There are users of it, though they may have no key yet. */
   readonly areUsed: () => boolean
-  /** The keys that have an owner here. */
-  readonly owned: () => ReadonlySet<string>
-  /** The keys that have to be there, with their create revisions. */
-  readonly expected: () => ReadonlyArray<{ readonly slot: Slot; readonly createRevision: bigint }>
+  /** As of now: the same one for as long as no slot has changed. */
+  readonly account: () => Account
   readonly loseAll: (why: SlotLoss) => void
 }
 
@@ -141,6 +140,8 @@ interface Shared {
   readonly entries: Linked<OwnSlot>
   /** Removals on their way, which end with the session. */
   readonly removals: Linked<Removal>
+  /** Kept from one look at the lease to the next, unless a slot changes between them. */
+  account: Account | undefined
 }
 
 type Removed = Exit.Exit<void, EtcdError>
@@ -267,16 +268,19 @@ class OwnSlot extends Link<OwnSlot> implements Slot {
 
   rest(): void {
     this.resting = true
+    this.#shared.account = undefined
   }
 
   engage(): boolean {
     if (this.lossUnsafe() !== undefined || this.session.distrustedUnsafe()) return false
     this.resting = false
+    this.#shared.account = undefined
     return true
   }
 
   present(createRevision: bigint): void {
     this.createRevision = createRevision
+    this.#shared.account = undefined
   }
 
   onRelease(heirs: Heirs): void {
@@ -293,7 +297,9 @@ class OwnSlot extends Link<OwnSlot> implements Slot {
   }
 
   #leave(): void {
-    if (this.#shared.entries.delete(this)) this.#owner.gone(this.#name)
+    if (!this.#shared.entries.delete(this)) return
+    this.#shared.account = undefined
+    this.#owner.gone(this.#name)
   }
 
   get release(): Effect.Effect<void, EtcdError> {
@@ -301,6 +307,7 @@ class OwnSlot extends Link<OwnSlot> implements Slot {
       const isThere = () => this.lossUnsafe() === undefined && this.#shared.entries.has(this)
       if (this.#removal === undefined && !isThere()) return Effect.void
       this.releasing = true
+      this.#shared.account = undefined
       return this.#removedWith(context)
     })
   }
@@ -472,22 +479,18 @@ export const makeSlots = Effect.fnUntraced(function*(
   const removals = new Linked<Removal>()
   const patience = patienceWith(etcd)
   const deadlines = new Deadlines(patience, yield* Clock.Clock, yield* FiberSet.makeRuntime())
-  const shared: Shared = { etcd, patience, deadlines, entries, removals }
+  const shared: Shared = { etcd, patience, deadlines, entries, removals, account: undefined }
   return {
     open: (session, key, name, owner) => {
       const slot = new OwnSlot(shared, session, key, name, owner)
       entries.add(slot)
+      shared.account = undefined
       const lost = session.lossUnsafe()
       if (lost !== undefined) slot.lose(lost.why)
       return slot
     },
     areUsed: () => entries.size > 0,
-    owned: () => new Set(entries.all().flatMap((slot) => slot.resting ? [] : [slot.key])),
-    expected: () =>
-      entries.all().flatMap((slot) => {
-        const { createRevision, releasing } = slot
-        return createRevision === undefined || releasing ? [] : [{ slot, createRevision }]
-      }),
+    account: () => shared.account ??= accountOf(entries.all()),
     loseAll: (why) => {
       for (const slot of entries.all()) slot.lose(why)
       for (const removal of removals.all()) removal.cancel()
