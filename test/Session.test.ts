@@ -9,6 +9,7 @@ import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import { InvalidOption } from "../src/Errors.ts"
 import { Etcd, Operation } from "../src/Etcd.ts"
+import { makeLeaseSession } from "../src/internal/session/LeaseSession.ts"
 import { makeSession } from "../src/Session.ts"
 import { interruptAtEveryStep } from "./utils/interruptAtEveryStep.ts"
 import { skewedClock } from "./utils/skewedClock.ts"
@@ -29,7 +30,7 @@ const makeClient = Effect.gen(function*() {
   }
   const session = (ttl: Duration.Input) => Effect.provideService(makeSession(ttl), Etcd, counted)
   const leases = Effect.sync(() => world.store.snapshot().leases.size)
-  return { beats, leases, link, operator: world.operator, session, world }
+  return { beats, counted, leases, link, operator: world.operator, session, world }
 })
 
 const millis = (duration: Duration.Duration) => Math.round(Duration.toMillis(duration))
@@ -54,17 +55,35 @@ describe("Session", () => {
       assert.strictEqual(beats.length, 200)
     }))
 
-  it.effect("beats together with others that began soon before it, and never later than a third of its TTL", () =>
+  it.effect("that shares its origin with others beats with those that began soon before it, and never later than a third of its TTL", () =>
     Effect.gen(function*() {
-      const { beats, session } = yield* makeClient
+      const { beats, counted } = yield* makeClient
       for (const pause of [100, 120, 130, 140, 3_000]) {
         yield* TestClock.adjust(pause)
-        yield* session("15 seconds")
+        yield* makeLeaseSession(counted, Duration.seconds(15), { origin: 30_000_000n })
       }
       yield* TestClock.adjust("10 seconds")
       // Begun at 100, 220, 350, 490 and 3,490: due at 5,100, 5,220, 5,350, 5,490 and 8,490.
-      const first = [5000, 5000, 5000, 5000, 8000]
+      const first = [5030, 5030, 5030, 5030, 8030]
       assert.deepStrictEqual(beats, [...first, ...first.map((time) => time + 5000)])
+    }))
+
+  it.effect("keeps its pace when timers are early by a part of a millisecond, as they are on some systems", () =>
+    Effect.gen(function*() {
+      const { beats, counted } = yield* makeClient
+      const { clock, skip } = yield* skewedClock
+      skip(Duration.micros(600n))
+      const early: Clock.Clock = {
+        ...clock,
+        sleep: (duration) => clock.sleep(Duration.millis(Duration.toMillis(duration) - 1))
+      }
+      yield* Effect.provideService(
+        makeLeaseSession(counted, Duration.seconds(15), { origin: 0n }),
+        Clock.Clock,
+        early
+      )
+      yield* TestClock.adjust("20 seconds")
+      assert.deepStrictEqual(beats.map(Math.floor), [4999, 9999, 14_999, 19_999])
     }))
 
   it.effect("refuses a TTL that makes no sense, and rounds up to whole seconds", () =>

@@ -21,7 +21,7 @@ export const skewedClock = Clock.clockWith((inner) =>
       clock,
       /** Time has passed and no timer has fired: a stopped process that goes on, a blocked event loop. */
       skip: (by: Duration.Duration) => {
-        monotonic += BigInt(Duration.toMillis(by)) * 1_000_000n
+        monotonic += BigInt(Math.round(Duration.toMillis(by) * 1e6))
         wall += Duration.toMillis(by)
       },
       /** The machine was suspended: the monotonic clock has stopped with it. */

@@ -52,7 +52,7 @@ export const makeRunnerLease = (options: {
     if (held !== undefined) lost = [...lost, held]
     held = undefined
     const child = yield* Scope.fork(scope)
-    const session = yield* restore(Scope.provide(makeLeaseSession(etcd, ttl, slots), child)).pipe(
+    const session = yield* restore(Scope.provide(makeLeaseSession(etcd, ttl, { prefix: slots }), child)).pipe(
       Effect.onError(() => Scope.close(child, Exit.void))
     )
     held = { session, scope: child }

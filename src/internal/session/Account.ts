@@ -33,7 +33,7 @@ export const accountOf = (slots: ReadonlyArray<State>): Account => {
   return { owned, expected, newest }
 }
 
-/** On the lease is what has to be, and nothing that nobody owns. */
+/** On the lease, whose keys are given once each, is what has to be, and nothing that nobody owns. */
 export const isComplete = (
   { expected, newest, owned }: Account,
   keys: ReadonlyArray<string>,

@@ -98,6 +98,7 @@ export const makeSessionPool = Effect.fnUntraced(function*(
   prefix: string
 ): Effect.fn.Return<SessionPool, never, Scope.Scope> {
   const clock = yield* Clock.Clock
+  const origin = clock.monotonicTimeNanosUnsafe()
   const context = yield* Effect.context<never>()
   const run = yield* FiberSet.makeRuntime()
   /** Lanes that take new keys, by TTL in seconds. */
@@ -141,7 +142,7 @@ export const makeSessionPool = Effect.fnUntraced(function*(
     all.add(lane)
     lanes.set(lane.seconds, [...(lanes.get(lane.seconds) ?? []), lane])
     const opening = lane.opening = Effect.runForkWith(unnamed(context))(
-      Scope.provide(makeLeaseSession(etcd, ttl, prefix), lane.scope)
+      Scope.provide(makeLeaseSession(etcd, ttl, { prefix, origin }), lane.scope)
     )
     opening.addObserver((exit) => {
       lane.opening = undefined
