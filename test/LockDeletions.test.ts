@@ -88,6 +88,25 @@ describe("a lock that goes from process to process", () => {
       assert.strictEqual(waiter.watches.open, 0)
     }))
 
+  it.effect("a watch ends when it has told nobody of three deletions, and stays when it was used in between", () =>
+    Effect.gen(function*() {
+      const world = yield* makeWorld
+      const [one, other] = yield* Effect.all([world.client, counting(world)])
+      const unheard = Effect.andThen(Effect.scoped(one.lock.acquire("job", { ttl: "60 seconds" })), settle)
+      for (let round = 0; round < 3; round++) {
+        yield* passOn(one.lock, other.lock)
+        yield* Effect.replicateEffect(unheard, 2, { discard: true })
+        assert.strictEqual(other.watches.open, 1, `${round}`)
+      }
+      assert.strictEqual(other.watches.opened, 1)
+      yield* unheard
+      assert.strictEqual(other.watches.open, 0)
+      yield* passOn(one.lock, other.lock)
+      assert.strictEqual(other.watches.opened, 2)
+      yield* TestClock.adjust("2 seconds")
+      assert.strictEqual(other.watches.open, 0)
+    }))
+
   it.effect("processes in which more than one waits, and that have two keys in turn, watch both", () =>
     Effect.gen(function*() {
       const world = yield* makeWorld

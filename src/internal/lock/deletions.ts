@@ -33,12 +33,17 @@ export type Cut = typeof Cut
 /** Without a user. */
 const linger = "1 second"
 
+/** How many deletions in a row are told to nobody before the watch ends: they wake the process, which soon costs more than to open another one. */
+const patience = 3
+
 /** Of each queue. A process in which more than one waits has two keys in turn, as it hands over from one lease to the other. */
 const kept = 2
 
 interface Watching extends KeyWatch {
   users: number
   uses: number
+  /** Deletions since its last use. */
+  unheard: number
   lingering: boolean
 }
 
@@ -68,6 +73,7 @@ export const makeDeletions = Effect.fnUntraced(function*(
     const watching: Watching = {
       users: 0,
       uses: 0,
+      unheard: 0,
       lingering: false,
       opened: Deferred.await(opened),
       deleted,
@@ -83,6 +89,7 @@ export const makeDeletions = Effect.fnUntraced(function*(
           Deferred.doneUnsafe(opened, Exit.succeed(item.revision))
         } else if (item.events.some((event) => event._tag === "Delete")) {
           revision = item.revision
+          if (watching.users === 0 && ++watching.unheard === patience) return watching.endUnsafe()
           const told = next
           next = Deferred.makeUnsafe()
           Deferred.doneUnsafe(told, Exit.void)
@@ -125,6 +132,7 @@ export const makeDeletions = Effect.fnUntraced(function*(
           const watching = known ?? open(name, queue, key)
           watching.users++
           watching.uses++
+          watching.unheard = 0
           trim(queue)
           return { queue, watching }
         }),
