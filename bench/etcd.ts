@@ -63,6 +63,9 @@ const program = Effect.gen(function*() {
     },
     quick,
     long: quick ? { warmUp: 100, rounds: 5, millis: 100 } : { warmUp: 3000, rounds: 5, millis: 800 },
+    locking: quick
+      ? { warmUp: 100, rounds: 5, millis: 100 }
+      : { warmUp: 10_000, rounds: 7, millis: 1200 },
     short: quick ? { warmUp: 100, rounds: 7, millis: 100 } : { warmUp: 2000, rounds: 15, millis: 400 },
     plot: (plot) => plots.push(plot)
   }

@@ -33,6 +33,8 @@ export interface World {
   readonly quick: boolean
   /** For what is counted in a second. */
   readonly long: Rounds
+  /** For locks. Of all that is measured they run the most code: V8 makes it quicker for ten seconds and more of a process's own time. */
+  readonly locking: Rounds
   /** For the time that one takes: shorter, and more often, so that what else the machine does meets all alike. */
   readonly short: Rounds
   readonly plot: (plot: Plot) => void
@@ -73,11 +75,9 @@ export const calls = Effect.fnUntraced(function*({ long, peers: { bare, ours }, 
 // -----------------------------------------------------------------------------
 
 export const locks = Effect.fnUntraced(function*(
-  { long, peers: { bare, etcd3, go, ours }, plot, quick, short }: World
+  { locking, long, peers: { bare, etcd3, go, ours }, plot, quick, short }: World
 ) {
-  // Of all that is measured this runs the most code: V8 makes it quicker for ten seconds and more.
-  const warm = quick ? long : { ...long, warmUp: 10_000 }
-  const concurrent = yield* versus(warm, "lock cycles, 64 at once", "a second", asking(ours, "lock", 64), [
+  const concurrent = yield* versus(locking, "lock cycles, 64 at once", "a second", asking(ours, "lock", 64), [
     ...ifThere(go, (go) => [
       { label: "Go, one session", ask: asking(go, "lock-shared", 64), bar: 2 },
       { label: "Go, a session each", ask: asking(go, "lock-own", 64), bar: 5 }
@@ -109,7 +109,7 @@ export const locks = Effect.fnUntraced(function*(
   return [...concurrent.rows, ...alone.rows]
 })
 
-export const handoff = Effect.fnUntraced(function*({ long, peers: { go, ours }, plot, start }: World) {
+export const handoff = Effect.fnUntraced(function*({ locking, peers: { go, ours }, plot, start }: World) {
   const rows: Array<Row> = []
   const series: Array<Series> = []
   const contention = Effect.fnUntraced(function*(
@@ -123,7 +123,7 @@ export const handoff = Effect.fnUntraced(function*({ long, peers: { go, ours }, 
     const mine: Array<readonly [number, number]> = []
     const theirs: Array<readonly [number, number]> = []
     for (const [contenders, bar] of bars) {
-      const rounds = { ...long, warmUp: long.warmUp / share(contenders) }
+      const rounds = { ...locking, warmUp: locking.warmUp / share(contenders) }
       const found = yield* versus(rounds, title(contenders), "a second", ask("ours", contenders), [
         { label: "Go", ask: ask("go", contenders), bar }
       ], true)
