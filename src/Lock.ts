@@ -275,7 +275,7 @@ const make = Effect.fnUntraced(function*(
       const hold = makeHold({ key, slot, token, scope, lossOf })
       attempt.onEnd((context) => {
         hold.retire()
-        Telemetry.lockHeldUnsafe(Duration.nanos(clock.monotonicTimeNanosUnsafe() - since), context)
+        Telemetry.lockHeldUnsafe(clock, since, context)
       })
       return Telemetry.annotated(
         fiber,

@@ -5,7 +5,6 @@ import * as Cause from "effect/Cause"
 import * as Channel from "effect/Channel"
 import * as Clock from "effect/Clock"
 import type * as Context from "effect/Context"
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
@@ -14,9 +13,23 @@ import * as Predicate from "effect/Predicate"
 import * as Stream from "effect/Stream"
 import * as Tracer from "effect/Tracer"
 
+/** As `Metric.timer`, of a number of milliseconds: a duration for each update is most of its price. */
+const timer = (
+  name: string,
+  { attributes, description }: { readonly description: string; readonly attributes?: Record<string, string> }
+) =>
+  Metric.histogram(name, {
+    description,
+    attributes: { ...attributes, time_unit: "milliseconds" },
+    boundaries: Metric.exponentialBoundaries({ start: 0.5, factor: 2, count: 35 })
+  })
+
+const millisSince = (clock: Clock.Clock, start: bigint): number =>
+  Number(clock.monotonicTimeNanosUnsafe() - start) / 1e6
+
 // Attributes of their own: `Metric.withAttributes` would merge them into the context at each update, and an operation is hot.
 const makeTimer = (operation: string, outcome: string) =>
-  Metric.timer("coord_operation_duration", {
+  timer("coord_operation_duration", {
     description: "Operations by name and outcome: \"ok\", \"interrupted\", \"defect\" or the tag of the error",
     attributes: { operation, outcome }
   })
@@ -31,7 +44,7 @@ const watchesInterrupted = Metric.gauge("coord_watches_interrupted", {
 const recoveries = Metric.gauge("coord_registrations_recovering", {
   description: "Registrations of this process that are not in etcd at the moment"
 })
-const lockHold = Metric.timer("coord_lock_hold_duration", { description: "From acquisition to release or loss" })
+const lockHold = timer("coord_lock_hold_duration", { description: "From acquisition to release or loss" })
 
 const channels = Metric.gauge("coord_channels_open", {
   description: "gRPC channels of this process that follow discovery"
@@ -70,11 +83,11 @@ const timed = <A, E, R>(
   const clock = fiber.getRef(Clock.Clock)
   const start = clock.monotonicTimeNanosUnsafe()
   return Effect.onExitPrimitive(effect, (exit) => {
-    const took = Duration.nanos(clock.monotonicTimeNanosUnsafe() - start)
+    const took = millisSince(clock, start)
     const result = outcome(exit)
-    let timer = timers.get(result)
-    if (timer === undefined) timers.set(result, timer = makeTimer(operation, result))
-    timer.updateUnsafe(took, fiber.context)
+    let known = timers.get(result)
+    if (known === undefined) timers.set(result, known = makeTimer(operation, result))
+    known.updateUnsafe(took, fiber.context)
     return undefined
   })
 }
@@ -149,8 +162,9 @@ export const watchInterrupted = (change: 1 | -1): Effect.Effect<void> => Metric.
 
 export const registrationsRecovering = (change: 1 | -1): Effect.Effect<void> => Metric.modify(recoveries, change)
 
-export const lockHeldUnsafe = (held: Duration.Duration, context: Context.Context<never>): void =>
-  lockHold.updateUnsafe(held, context)
+/** Since a time of the clock. */
+export const lockHeldUnsafe = (clock: Clock.Clock, since: bigint, context: Context.Context<never>): void =>
+  lockHold.updateUnsafe(millisSince(clock, since), context)
 
 export const channelsOpen = (change: 1 | -1): Effect.Effect<void> => Metric.modify(channels, change)
 

@@ -4,6 +4,7 @@
  * one writes.
  */
 import type { KeyRange, Operation, PutOperation, RangeRequest, TxnRequest } from "../../Etcd.ts"
+import { added } from "../added.ts"
 
 export interface Footprint {
   readonly reads: Keys
@@ -20,8 +21,8 @@ export interface Footprint {
 
 /** Where these intersect is a question of strings: what is not is not among them. */
 export interface Keys {
-  readonly keys: ReadonlyArray<string>
-  readonly prefixes: ReadonlyArray<string>
+  readonly keys: ReadonlyArray<string> | undefined
+  readonly prefixes: ReadonlyArray<string> | undefined
 }
 
 /** Of the fields' tags and lengths. */
@@ -42,9 +43,9 @@ export const footprintOf = (request: TxnRequest): Footprint | undefined => {
   return { reads, writes, weight, size, values, put: measuredPut(request) }
 }
 
-class Touching {
-  readonly keys: Array<string> = []
-  readonly prefixes: Array<string> = []
+class Touching implements Keys {
+  keys: Array<string> | undefined
+  prefixes: Array<string> | undefined
 }
 
 /** What has been seen of a request by now. */
@@ -103,9 +104,10 @@ class Seen {
     const among = isKey ? on.keys : on.prefixes
     this.size += overhead + 2 * byteLength(text) + byteLength(value)
     // A claim compares, puts and reads the same key.
-    if (among.at(-1) === text) return
+    if (among?.at(-1) === text) return
     this.alone ||= !text.isWellFormed()
-    among.push(text)
+    if (isKey) on.keys = added(among, text)
+    else on.prefixes = added(among, text)
   }
 }
 
@@ -169,7 +171,7 @@ const makeTouched = () => {
     return cut.has(prefix)
   }
   return {
-    add: ({ keys, prefixes }: Keys) => {
+    add: ({ keys = [], prefixes = [] }: Keys) => {
       for (const key of keys) {
         known.add(key)
         note(key)
@@ -181,7 +183,7 @@ const makeTouched = () => {
       }
     },
     meets: ({ keys, prefixes }: Keys): boolean =>
-      keys.some((key) => known.has(key) || isInFolder(key)) ||
-      prefixes.some((prefix) => isInFolder(prefix) || hasBelow(prefix))
+      keys?.some((key) => known.has(key) || isInFolder(key)) === true ||
+      prefixes?.some((prefix) => isInFolder(prefix) || hasBelow(prefix)) === true
   }
 }

@@ -13,6 +13,7 @@ import type {
   TxnRequest,
   TxnResult
 } from "../../Etcd.ts"
+import { added } from "../added.ts"
 import {
   type Answered,
   answered,
@@ -127,7 +128,7 @@ const writeAll = <A>(field: number, all: ReadonlyArray<A> | undefined, write: (o
 
 const readRange = (reader: Reader) => {
   let header: Header | undefined
-  const kvs: Array<KeyValue> = []
+  let kvs: Array<KeyValue> | undefined
   let more = false
   let count = 0
   while (reader.next()) {
@@ -136,7 +137,7 @@ const readRange = (reader: Reader) => {
         header = reader.message(readHeader)
         break
       case 2:
-        kvs.push(reader.message(readKeyValue))
+        kvs = added(kvs, reader.message(readKeyValue))
         break
       case 3:
         more = reader.bool()
@@ -148,7 +149,7 @@ const readRange = (reader: Reader) => {
         reader.skip()
     }
   }
-  return { header, kvs, more, count }
+  return { header, kvs: kvs ?? [], more, count }
 }
 
 const readPut = (reader: Reader) => {
@@ -176,18 +177,20 @@ const readDelete = (reader: Reader) => {
 const readTxn = (reader: Reader) => {
   let header: Header | undefined
   let succeeded = false
-  const responses: Array<OperationResult> = []
+  let responses: Array<OperationResult> | undefined
   while (reader.next()) {
     if (reader.field === 1) header = reader.message(readHeader)
     else if (reader.field === 2) succeeded = reader.bool()
-    else if (reader.field === 3) responses.push(reader.message(readOperation))
+    else if (reader.field === 3) responses = added(responses, reader.message(readOperation))
     else reader.skip()
   }
-  return { header, succeeded, responses }
+  return { header, succeeded, responses: responses ?? [] }
 }
 
+const nothing: OperationResult = { _tag: "Txn", succeeded: false, responses: [] }
+
 const readOperation = (reader: Reader): OperationResult => {
-  let result: OperationResult = { _tag: "Txn", succeeded: false, responses: [] }
+  let result: OperationResult | undefined
   while (reader.next()) {
     switch (reader.field) {
       case 1: {
@@ -212,7 +215,7 @@ const readOperation = (reader: Reader): OperationResult => {
         reader.skip()
     }
   }
-  return result
+  return result ?? nothing
 }
 
 // -----------------------------------------------------------------------------
