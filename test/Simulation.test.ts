@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { randomInt } from "node:crypto"
 import { corpus, replayEntry } from "./sim/corpus.ts"
-import { jepsen } from "./sim/jepsen.ts"
+import { jepsenRuns } from "./sim/jepsen.ts"
 import { jobsOf, makeProgress } from "./sim/jobs.ts"
 import { runSeed } from "./sim/Scenario.ts"
 import { scenarioOf, scenarios } from "./sim/scenarios/index.ts"
@@ -57,10 +57,11 @@ describe("simulation", () => {
   })
 
   it("processes that stand still lose updates under a lock alone, and none with fenced", () => {
-    assert.isAbove(jepsen(5, false).lost, 0)
-    const fenced = jepsen(5, true)
+    // Not each of them does.
+    assert.isAbove(jepsenRuns(1, 8, false).lost, 0)
+    const fenced = jepsenRuns(1, 8, true)
     assert.strictEqual(fenced.lost, 0)
-    assert.isAbove(fenced.acknowledged, 100)
+    assert.isAbove(fenced.acknowledged, 800)
   })
 
   for (const { breaks, client, name, scenario, seed } of variants) {

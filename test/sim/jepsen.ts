@@ -24,7 +24,7 @@ const length = 120_000
 const key = "/data/set"
 const decoder = new TextDecoder()
 
-export const jepsen = (seed: number, fenced: boolean): Lost => {
+const jepsen = (seed: number, fenced: boolean): Lost => {
   const random = makeRandom(seed, 9)
   const faults: Array<Fault> = []
   for (let at = 5000; at < length; at += 5000) {
