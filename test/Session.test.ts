@@ -68,6 +68,14 @@ describe("Session", () => {
       assert.deepStrictEqual(beats, [...first, ...first.map((time) => time + 5000)])
     }))
 
+  it.effect("beats no later under a clock that is behind the origin", () =>
+    Effect.gen(function*() {
+      const { beats, counted } = yield* makeClient
+      yield* makeLeaseSession(counted, Duration.seconds(15), { origin: 60_200_000_000n })
+      yield* TestClock.adjust("11 seconds")
+      assert.deepStrictEqual(beats, [5000, 10_000])
+    }))
+
   it.effect("keeps its pace when timers are early by a part of a millisecond, as they are on some systems", () =>
     Effect.gen(function*() {
       const { beats, counted } = yield* makeClient

@@ -7,7 +7,7 @@ export const skewedClock = Clock.clockWith((inner) =>
   Effect.sync(() => {
     let monotonic = 0n
     let wall = 0
-    const wallNanos = () => inner.currentTimeNanosUnsafe() + BigInt(wall) * 1_000_000n
+    const wallNanos = () => inner.currentTimeNanosUnsafe() + BigInt(Math.round(wall * 1e6))
     const clock: Clock.Clock = {
       currentTimeMillisUnsafe: () => inner.currentTimeMillisUnsafe() + wall,
       currentTimeMillis: Effect.sync(() => inner.currentTimeMillisUnsafe() + wall),

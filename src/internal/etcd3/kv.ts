@@ -187,8 +187,6 @@ const readTxn = (reader: Reader) => {
   return { header, succeeded, responses: responses ?? [] }
 }
 
-const nothing: OperationResult = { _tag: "Txn", succeeded: false, responses: [] }
-
 const readOperation = (reader: Reader): OperationResult => {
   let result: OperationResult | undefined
   while (reader.next()) {
@@ -215,7 +213,7 @@ const readOperation = (reader: Reader): OperationResult => {
         reader.skip()
     }
   }
-  return result ?? nothing
+  return result ?? { _tag: "Txn", succeeded: false, responses: [] }
 }
 
 // -----------------------------------------------------------------------------

@@ -57,6 +57,7 @@ export const makeDeletions = Effect.fnUntraced(function*(
   const run = yield* FiberSet.makeRuntime()
   const queues = new Map<string, Queue>()
 
+  /** For its first user. */
   const open = (name: string, queue: Queue, key: string): Watching => {
     const opened = Deferred.makeUnsafe<bigint, EtcdError | Cut>()
     // The next deletion, or the end.
@@ -71,7 +72,7 @@ export const makeDeletions = Effect.fnUntraced(function*(
         revision > createRevision ? Effect.void : Effect.flatMap(Deferred.await(next), () => deleted(createRevision))
       )
     const watching: Watching = {
-      users: 0,
+      users: 1,
       uses: 0,
       unheard: 0,
       lingering: false,
@@ -130,7 +131,7 @@ export const makeDeletions = Effect.fnUntraced(function*(
           const known = queue.get(key)
           if (known !== undefined && queue.delete(key)) queue.set(key, known)
           const watching = known ?? open(name, queue, key)
-          watching.users++
+          if (watching === known) watching.users++
           watching.uses++
           watching.unheard = 0
           trim(queue)

@@ -170,7 +170,8 @@ export const makeLeaseSession = Effect.fnUntraced(function*(
 
   const beats = Effect.gen(function*() {
     let sent = clock.monotonicTimeNanosUnsafe()
-    const from = origin ?? sent
+    // Whoever came first may be under another clock than the pool.
+    const from = origin === undefined || origin > sent ? sent : origin
     while (life.lossUnsafe() === undefined) {
       const planned = nextBeat(sent, durationNanos(life.ttlUnsafe()), from)
       yield* sleepUntil(clock, planned)
