@@ -8,7 +8,7 @@ import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
-import { Etcd, Operation } from "../src/Etcd.ts"
+import { Etcd, Operation, type WatchItem } from "../src/Etcd.ts"
 import { EtcdError, PermissionDenied } from "../src/EtcdError.ts"
 import { Cut, makeDeletions } from "../src/internal/lock/deletions.ts"
 import { Lock } from "../src/Lock.ts"
@@ -137,6 +137,27 @@ describe("a lock that goes from process to process", () => {
       assert.strictEqual(yield* Effect.flip(use), Cut)
       yield* within("100 millis", use)
       assert.strictEqual(opened, 2)
+    }))
+
+  it.effect("a watch that tells of many deletions while it is opened is in use by then", () =>
+    Effect.gen(function*() {
+      const { etcd } = yield* (yield* makeWorld).client
+      const key = "/locks/job/1"
+      const deletion = (revision: bigint): WatchItem => ({
+        _tag: "Batch",
+        revision,
+        events: [{ _tag: "Delete", key, modRevision: revision, previous: undefined }]
+      })
+      const items: ReadonlyArray<WatchItem> = [{ _tag: "Opened", revision: 5n }, ...[6n, 7n, 8n].map(deletion)]
+      const deletions = yield* makeDeletions({
+        ...etcd,
+        watch: () =>
+          Stream.fromIterable(items).pipe(
+            Stream.concat(Stream.fromEffect(Effect.as(Effect.sleep("10 millis"), deletion(9n)))),
+            Stream.concat(Stream.never)
+          )
+      })
+      yield* within("100 millis", deletions.watching(key, ({ deleted }) => deleted(8n)))
     }))
 
   it.effect("a watch that is in use again stays, whoever else is waited for in the same queue", () =>

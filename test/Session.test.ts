@@ -76,6 +76,28 @@ describe("Session", () => {
       assert.deepStrictEqual(beats, [5000, 10_000])
     }))
 
+  it.effect("does not take a key that was put anew, while it was read, for a lost one", () =>
+    Effect.gen(function*() {
+      const { counted, link, operator } = yield* makeClient
+      const session = yield* makeLeaseSession(counted, Duration.seconds(15))
+      const [again, gone] = ["again", "gone"].map((key) => session.open(key, key, { gone: () => {}, left: () => {} }))
+      const put = (slot: typeof again) =>
+        Effect.map(
+          operator.txn({ success: [Operation.put(slot?.key ?? "", "", { lease: session.leaseId })] }),
+          ({ revision }) => slot?.present(revision)
+        )
+      yield* put(again)
+      yield* put(gone)
+      yield* operator.txn({ success: [Operation.delete("again"), Operation.delete("gone")] })
+      yield* link.setFate((operation) => operation === "range" ? { response: "1 second" } : {})
+      yield* TestClock.adjust("5500 millis")
+      yield* put(again)
+      yield* TestClock.adjust("3 seconds")
+      assert.strictEqual(again?.lossUnsafe(), undefined)
+      assert.strictEqual(gone?.lossUnsafe(), "Deleted")
+      yield* link.setFate(() => ({}))
+    }))
+
   it.effect("keeps its pace when timers are early by a part of a millisecond, as they are on some systems", () =>
     Effect.gen(function*() {
       const { beats, counted } = yield* makeClient
