@@ -61,14 +61,19 @@ const fail = (reason: EtcdErrorReason) => Exit.fail(new EtcdError({ operation: "
 
 const done: TxnResult = { revision: 7n, succeeded: true, responses: [{ _tag: "Put", previous: undefined }] }
 
-/** What etcd would say to a group, each told apart by its place. */
+/** What fails where something is there. */
+const putNew = (key: string): TxnRequest => ({ compare: [Compare.version(key, "=", 0n)], ...put(key) })
+
+/** What etcd would say to a group, each told apart by its place, other than what cannot fail. */
 const answerOf = (request: TxnRequest, revision = 9n): TxnResult => ({
   revision,
   succeeded: true,
   responses: (request.success ?? []).map((operation, index): OperationResult =>
     operation._tag === "Txn"
       ? { _tag: "Txn", succeeded: index % 2 === 0, responses: [{ _tag: "Put", previous: undefined }] }
-      : { _tag: "Range", revision: 0n, kvs: [], count: index, more: false }
+      : operation._tag === "Range"
+      ? { _tag: "Range", revision: 0n, kvs: [], count: index, more: false }
+      : { _tag: "Put", previous: undefined }
   )
 })
 
@@ -84,20 +89,32 @@ describe("requests that are made together", () => {
       const { submit, txns } = yield* make()
       const first = yield* submit(put("a"))
       assert.deepStrictEqual(txns.map(({ request }) => request), [put("a")])
-      const others = [yield* submit(put("b")), yield* submit(put("c")), yield* submit(put("d"))]
+      const others = [
+        yield* submit(putNew("b")),
+        yield* submit(putNew("c")),
+        yield* submit(putNew("d")),
+        yield* submit(put("e"))
+      ]
       assert.strictEqual(txns.length, 1)
       txns[0]?.answer(Exit.succeed(done))
       assert.deepStrictEqual(yield* Fiber.join(first), done)
       assert.strictEqual(txns.length, 2)
       const group = txns[1]?.request ?? {}
-      assert.deepStrictEqual(group.success, [put("b"), put("c"), put("d")].map(Operation.txn))
+      // What cannot fail needs no transaction of its own.
+      assert.deepStrictEqual(group, {
+        compare: [],
+        success: [...[putNew("b"), putNew("c"), putNew("d")].map(Operation.txn), Operation.put("e", "v")]
+      })
       txns[1]?.answer(Exit.succeed(answerOf(group)))
       const results = yield* Effect.forEach(others, Fiber.join)
       // The revision is that of the whole, and each has its own outcome.
-      assert.deepStrictEqual(results, [true, false, true].map((succeeded) => ({ ...done, revision: 9n, succeeded })))
+      assert.deepStrictEqual(
+        results,
+        [true, false, true, true].map((succeeded) => ({ ...done, revision: 9n, succeeded }))
+      )
       // Nothing is on its way any more.
-      yield* submit(put("e"))
-      assert.deepStrictEqual(txns[2]?.request, put("e"))
+      yield* submit(put("f"))
+      assert.deepStrictEqual(txns[2]?.request, put("f"))
     }))
 
   it.effect("those who were answered together ask again together, of whatever kind", () =>
@@ -242,9 +259,9 @@ describe("requests that are made together", () => {
     Effect.gen(function*() {
       const { submit, txns } = yield* make()
       yield* submit(put("first"))
-      yield* submit(put("b"))
+      yield* submit(putNew("b"))
       yield* submit(remove("c"))
-      yield* submit(put("d"))
+      yield* submit(putNew("d"))
       yield* submit(remove("e"))
       // etcd does not look into nested ones.
       yield* submit({ success: [Operation.delete("f"), Operation.txn(put("g"))] })
@@ -254,6 +271,15 @@ describe("requests that are made together", () => {
       txns[1]?.answer(Exit.succeed(done))
       assert.deepStrictEqual(txns.slice(2).map(({ request }) => written(request)), ["b d", "e f g"])
       assert.deepStrictEqual(txns.slice(2).map(({ request }) => request.failure), [[Operation.put("b", "")], undefined])
+      // Where a put is seen, it needs no other one to be seen.
+      const [, , ...groups] = txns
+      for (const { answer, request } of groups) answer(Exit.succeed(answerOf(request)))
+      for (const request of [put("first"), put("b"), putNew("d")]) yield* submit(request)
+      txns[4]?.answer(Exit.succeed(done))
+      assert.deepStrictEqual(txns[5]?.request, {
+        compare: [],
+        success: [Operation.put("b", "v"), Operation.txn(putNew("d"))]
+      })
     }))
 
   it.effect("keep to etcd's limits of operations, bytes and values", () =>

@@ -29,6 +29,7 @@ import { layerEtcdPort } from "../src/EtcdLive.ts"
 import { EtcdMemory } from "../src/EtcdMemory.ts"
 import { makeEtcd } from "../src/internal/client/Client.ts"
 import { footprintOf, makeCompany } from "../src/internal/client/footprint.ts"
+import { merged, partOf } from "../src/internal/client/merge.ts"
 import { isReadOnly } from "../src/internal/client/retry.ts"
 import { encodeKey } from "../src/internal/keys.ts"
 import { makeLink } from "../src/internal/memory/link.ts"
@@ -98,6 +99,12 @@ const { txn: transaction } = fc.letrec<{ txn: TxnRequest; operation: Operation }
   })
 }))
 
+/** As locks have them: what is done is mostly what is hoped for. */
+const likely: fc.Arbitrary<TxnRequest> = fc.tuple(range, key, value, fc.boolean()).map(([compared, k, v, isPut]) => ({
+  compare: [Compare.version(compared, "<", isPut ? 1n : 3n)],
+  success: [isPut ? Operation.put(k, v) : Operation.delete({ key: k }, { previousKv: true })]
+}))
+
 // -----------------------------------------------------------------------------
 // What they get
 // -----------------------------------------------------------------------------
@@ -140,30 +147,45 @@ const wrote = (results: ReadonlyArray<OperationResult>): boolean =>
 const clock = { monotonicTimeNanosUnsafe: () => 0n } as never
 
 describe("footprints", () => {
-  it("those who may travel together get, nested in one transaction, what they get one after the other", () => {
+  it("those who may travel together get, merged into one transaction or nested in it, what they get one after the other", () => {
     let joined = 0
+    let inVain = 0
+    let mergedAll = 0
     fc.assert(
       fc.property(
         fc.array(transaction, { maxLength: 4 }),
-        fc.array(transaction, { minLength: 2, maxLength: 8 }),
+        fc.oneof(
+          fc.array(transaction, { minLength: 2, maxLength: 8 }),
+          fc.array(likely, { minLength: 2, maxLength: 8 })
+        ),
         (before, offered) => {
           const stores = [new Store(clock), new Store(clock)] as const
           for (const request of before) for (const store of stores) store.txn(request)
           const base = stores[0].revision
           const { join } = makeCompany()
-          const company = offered.filter((request) => {
+          const parts = offered.flatMap((request) => {
             const footprint = footprintOf(request)
             // What etcd refuses goes apart in the end.
             const valid = Result.isSuccess(copy(stores[0]).txn(request))
-            return footprint !== undefined && valid && !isReadOnly(request) && join(footprint)
+            if (footprint === undefined || !valid || isReadOnly(request) || !join(footprint)) return []
+            return [partOf(request, footprint, true)]
           })
-          const whole = Result.getOrThrow(stores[0].txn({ success: company.map(Operation.txn) }))
+          const company = parts.map(({ request }) => request)
+          const send = (trusted: boolean) => {
+            const { answers, request } = merged(parts, trusted)
+            const result = Result.getOrThrow(stores[0].txn(request))
+            return result.succeeded ? answers(result) : undefined
+          }
+          const trusted = send(true)
+          if (trusted === undefined) inVain++
+          else if (parts.filter(({ isMergeable }) => isMergeable).length > 1) mergedAll++
+          const whole = trusted ?? send(false)
           const apart = company.map((request) => Result.getOrThrow(stores[1].txn(request)))
           if (company.length > 1) joined++
           const { txn } = told((revision) => revision > base ? "new" : revision)
           assert.deepStrictEqual(
-            whole.responses.map((result) => result._tag === "Txn" ? txn({ ...result, revision: 0n }) : result),
-            apart.map(txn)
+            whole?.map((result) => txn({ ...result, revision: 0n })),
+            apart.map((result) => txn({ ...result, revision: 0n }))
           )
           const all = stores.map((store) =>
             txn(Result.getOrThrow(store.txn({ success: [Operation.range({ prefix: "" })] })))
@@ -174,6 +196,8 @@ describe("footprints", () => {
       { seed, numRuns: 100 * runs }
     )
     assert.isAbove(joined, 10 * runs)
+    assert.isAbove(inVain, runs)
+    assert.isAbove(mergedAll, 10 * runs)
   })
 })
 

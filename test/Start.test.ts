@@ -68,8 +68,15 @@ const done: TxnResult = { revision: 7n, succeeded: true, responses: [{ _tag: "Pu
 const both: TxnResult = {
   revision: 9n,
   succeeded: true,
-  responses: [1, 2].map(() => ({ _tag: "Txn", succeeded: true, responses: done.responses }))
+  responses: [1, 2].flatMap(() => done.responses)
 }
+const nested = (...succeeded: ReadonlyArray<boolean>): TxnResult => ({
+  revision: 9n,
+  succeeded: true,
+  responses: succeeded.map((succeeded) => ({ _tag: "Txn", succeeded, responses: succeeded ? done.responses : [] }))
+})
+/** Put if nothing is there. */
+const claim = (key: string): TxnRequest => ({ compare: [Compare.version(key, "=", 0n)], ...put(key) })
 const fail = (reason: EtcdErrorReason) => Exit.fail(new EtcdError({ operation: "txn", reason }))
 const unsent = fail(new Unavailable({ detail: "connection refused", sent: false }))
 
@@ -129,6 +136,74 @@ describe("a transaction that is started", () => {
       txns[1]?.answer(Exit.succeed(both))
       assert.deepStrictEqual(one.told, [])
       assert.deepStrictEqual(other.told, [Exit.succeed({ ...done, revision: 9n })])
+    }))
+
+  it.effect("is merged with others, in the hope that the compares of all hold; where one does not, each is answered for itself", () =>
+    Effect.gen(function*() {
+      const { etcd, start, txns } = yield* make()
+      const refused = { revision: 8n, succeeded: false, responses: [] }
+      /** Two that wait for one, in one call. */
+      const pair = () => {
+        start(put("first"))
+        const told = [start(claim("a")).told, start(claim("b")).told]
+        txns.at(-1)?.answer(Exit.succeed(done))
+        return told
+      }
+      const merged = {
+        compare: [claim("a"), claim("b")].flatMap(({ compare = [] }) => compare),
+        success: [put("a"), put("b")].flatMap(({ success = [] }) => success)
+      }
+      const apart = {
+        compare: [],
+        success: [claim("a"), claim("b")].map(Operation.txn),
+        failure: [Operation.put("a", "")]
+      }
+
+      const [one, other] = pair()
+      assert.deepStrictEqual(txns.at(-1)?.request, merged)
+      txns.at(-1)?.answer(Exit.succeed(both))
+      const answer = Exit.succeed({ ...done, revision: 9n })
+      assert.deepStrictEqual([one, other], [[answer], [answer]])
+
+      const again = pair()
+      txns.at(-1)?.answer(Exit.succeed(refused))
+      assert.deepStrictEqual(again, [[], []])
+      assert.deepStrictEqual(txns.at(-1)?.request, apart)
+      txns.at(-1)?.answer(Exit.succeed(nested(true, false)))
+      assert.deepStrictEqual(again, [[answer], [Exit.succeed({ ...refused, revision: 9n })]])
+
+      // Nor are the next ones trusted, for a while.
+      for (let group = 0; group < 8; group++) {
+        pair()
+        assert.deepStrictEqual(txns.at(-1)?.request, apart)
+        txns.at(-1)?.answer(Exit.succeed(nested(true, true)))
+      }
+      pair()
+      assert.deepStrictEqual(txns.at(-1)?.request, merged)
+      txns.at(-1)?.answer(Exit.succeed(both))
+
+      // Of what others ask for, a compare may well fail.
+      start(put("first"))
+      start(claim("a"))
+      yield* Effect.forkChild(etcd.txn(claim("b")), { startImmediately: true })
+      txns.at(-1)?.answer(Exit.succeed(done))
+      assert.deepStrictEqual(txns.at(-1)?.request, {
+        compare: claim("a").compare,
+        success: [...put("a").success ?? [], Operation.txn(claim("b"))]
+      })
+    }))
+
+  it.effect("in a group that was merged in vain is not repeated once its answer is lost", () =>
+    Effect.gen(function*() {
+      const { start, txns } = yield* make()
+      start(put("first"))
+      const told = [start(claim("a")).told, start(claim("b")).told]
+      txns[0]?.answer(Exit.succeed(done))
+      txns[1]?.answer(Exit.succeed({ revision: 8n, succeeded: false, responses: [] }))
+      txns[2]?.answer(fail(new Timeout({ detail: "no answer" })))
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(told.map(reasons), [["Ambiguous"], ["Ambiguous"]])
+      assert.strictEqual(txns.length, 3)
     }))
 
   it.effect("that waits for the call before it is never sent when it is cancelled there", () =>

@@ -1,7 +1,8 @@
 /**
  * A transport whose requests travel together (see `batch.ts`). What comes back is what each would have had alone:
  *
- * - Writes are nested transactions of one, if none touches what another one writes (see `footprint.ts`), within etcd's limits.
+ * - Writes are merged into one transaction or nested in it (see `merge.ts`), if none touches what another one writes (see `footprint.ts`),
+ *   within etcd's limits.
  * - Reads are one transaction of ranges, without any write: etcd answers it without a commit.
  * - What etcd refuses is sent again one by one, as the reason may lie in one of them alone.
  */
@@ -19,6 +20,7 @@ import { EtcdError, Unexpected } from "../../EtcdError.ts"
 import type { Transport } from "../Transport.ts"
 import { HandingOut, type Kind, makeBatched } from "./batch.ts"
 import { type Footprint, footprintOf, isEndless, makeCompany } from "./footprint.ts"
+import { merged, type Part, partOf } from "./merge.ts"
 import { isReadOnly } from "./retry.ts"
 import type { Ended } from "./start.ts"
 
@@ -37,7 +39,7 @@ interface Limits {
 const maxValues = 32
 
 export interface Batched extends Transport {
-  /** As `Start` (see `start.ts`), of what may travel with others. */
+  /** As `Start` (see `start.ts`), of what may travel with others. Its compares are expected to hold. */
   readonly start: (request: TxnRequest, ended: Ended<TxnResult, EtcdError>) => (() => void) | undefined
 }
 
@@ -58,22 +60,25 @@ export const makeBatching = Effect.fnUntraced(function*(
   const puts = batching === "all" ? yield* makeBatched(writesOf(transport, limits), handingOut) : undefined
   const others = batching === "all" ? yield* makeBatched(writesOf(transport, limits), handingOut) : undefined
 
-  const footprintWith = (request: TxnRequest): Footprint | undefined =>
-    batching === "all" ? footprintOf(request) : undefined
-  /** Who sends it with others, if anybody does. */
-  const batchedFor = (footprint: Footprint) => footprint.put === undefined ? others : puts
+  /** Nothing for what goes alone. */
+  const writeOf = (request: TxnRequest, isLikely: boolean): Write | undefined => {
+    const footprint = batching === "all" ? footprintOf(request) : undefined
+    return footprint && { footprint, part: partOf(request, footprint, isLikely) }
+  }
+  /** Who sends it with others. */
+  const batchedFor = ({ footprint }: Write) => footprint.put === undefined ? others : puts
 
   return {
     ...transport,
     range: (request) => read === undefined || isEndless(request) ? reading.range(request) : read.ask(request),
     txn: (request) => {
       if (isReadOnly(request)) return reading.txn(request)
-      const footprint = footprintWith(request)
-      return footprint && batchedFor(footprint)?.ask({ request, footprint }) || transport.txn(request)
+      const write = writeOf(request, false)
+      return write && batchedFor(write)?.ask(write) || transport.txn(request)
     },
     start: (request, ended) => {
-      const footprint = isReadOnly(request) ? undefined : footprintWith(request)
-      return footprint && batchedFor(footprint)?.start({ request, footprint }, ended)
+      const write = isReadOnly(request) ? undefined : writeOf(request, true)
+      return write && batchedFor(write)?.start(write, ended)
     }
   }
 })
@@ -125,53 +130,71 @@ const readsOf = (transport: Reading, limits: Limits): Kind<RangeRequest, RangeRe
 })
 
 interface Write {
-  readonly request: TxnRequest
   readonly footprint: Footprint
+  readonly part: Part
 }
 
-const writesOf = (transport: Transport, limits: Limits): Kind<Write, TxnResult> => ({
-  alone: ({ request }) => transport.txn(request),
-  together: (writes) =>
-    Effect.flatMap(transport.txn(joined(writes)), (result) =>
-      answers(result, writes.length, (response) => {
-        if (response._tag !== "Txn") return undefined
-        const { responses, succeeded } = response
-        return { revision: result.revision, succeeded, responses }
-      })),
-  gather: () => {
-    const { join } = makeCompany()
-    let count = 0
-    let deepest = 0
-    let size = 0
-    let values = 0
-    return ({ footprint }) => {
-      const fits = count + 1 + Math.max(deepest, footprint.weight) <= limits.operations &&
-        size + footprint.size <= limits.bytes && values + footprint.values <= maxValues
-      if (!(join(footprint) && fits) && count > 0) return false
-      count++
-      deepest = Math.max(deepest, footprint.weight)
-      size += footprint.size
-      values += footprint.values
-      return true
-    }
-  },
-  isOfOne: (error) => {
-    learn(limits, error)
-    const { reason } = error
-    switch (reason._tag) {
-      case "InvalidArgument":
-      case "LeaseNotFound":
-      case "PermissionDenied":
-      case "Unauthenticated":
-      case "Compacted":
+/** Where a compare has failed that was expected to hold, so many groups trust none: each failure is a call in vain. */
+const wary = 8
+
+const writesOf = (transport: Transport, limits: Limits): Kind<Write, TxnResult> => {
+  let distrusting = 0
+  const together = (
+    parts: ReadonlyArray<Part>,
+    trusted: boolean
+  ): Effect.Effect<ReadonlyArray<TxnResult>, EtcdError> => {
+    const { answers, request } = merged(parts, trusted)
+    return Effect.flatMap(transport.txn(request), (result) => {
+      if (trusted && !result.succeeded) {
+        distrusting = wary
+        return together(parts, false)
+      }
+      const each = answers(result)
+      return each === undefined ? Effect.fail(unexpected) : Effect.succeed(each)
+    })
+  }
+  return {
+    alone: ({ part }) => transport.txn(part.request),
+    together: (writes) => {
+      const trusted = distrusting === 0
+      if (!trusted) distrusting--
+      return together(writes.map(({ part }) => part), trusted)
+    },
+    gather: () => {
+      const { join } = makeCompany()
+      let count = 0
+      let deepest = 0
+      let size = 0
+      let values = 0
+      return ({ footprint }) => {
+        const fits = count + 1 + Math.max(deepest, footprint.weight) <= limits.operations &&
+          size + footprint.size <= limits.bytes && values + footprint.values <= maxValues
+        if (!(join(footprint) && fits) && count > 0) return false
+        count++
+        deepest = Math.max(deepest, footprint.weight)
+        size += footprint.size
+        values += footprint.values
         return true
-      case "TooLarge":
-        return isRefusal(reason.detail)
-      default:
-        return false
+      }
+    },
+    isOfOne: (error) => {
+      learn(limits, error)
+      const { reason } = error
+      switch (reason._tag) {
+        case "InvalidArgument":
+        case "LeaseNotFound":
+        case "PermissionDenied":
+        case "Unauthenticated":
+        case "Compacted":
+          return true
+        case "TooLarge":
+          return isRefusal(reason.detail)
+        default:
+          return false
+      }
     }
   }
-})
+}
 
 /** In etcd's words, or those of its gRPC server. An answer that is too long for this process is TooLarge as well, and then all was applied. */
 const isRefusal = (detail: string): boolean =>
@@ -182,16 +205,4 @@ const learn = (limits: Limits, { reason }: EtcdError): void => {
     limits.operations = Math.max(1, limits.operations >> 1)
   }
   if (reason._tag === "TooLarge" && isRefusal(reason.detail)) limits.bytes >>= 1
-}
-
-/**
- * etcd measures what a transaction puts, to refuse it when the store is full, but not in nested ones. So a put stands where it is measured
- * and never runs: without a compare, a transaction has succeeded.
- */
-const joined = (writes: ReadonlyArray<Write>): TxnRequest => {
-  const put = writes[0]?.footprint.put
-  return {
-    success: writes.map(({ request }) => Operation.txn(request)),
-    ...put !== undefined && { failure: [Operation.put(put, "")] }
-  }
 }

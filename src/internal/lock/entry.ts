@@ -121,15 +121,16 @@ export const claimedBy = (path: string, slot: Slot, result: TxnResult, index: nu
  * Sends a claim until it is answered, and so that its outcome is never lost: it goes on when the caller is interrupted, and whoever gives the
  * slot back waits for its answer. A lost lease ends it.
  *
- * A claim whose answer was lost is sent again unchanged: its compare finds the entry that the lost one made. Because the lost one may be
- * applied at any later time, the lease is distrusted from then on.
+ * A claim whose answer was lost is sent again: its compare finds the entry that the lost one made, and `ifThere` is done then. Because the lost
+ * one may be applied at any later time, the lease is distrusted from then on.
  */
 export const claiming = <A>(
   etcd: Port,
   slot: Slot,
   request: TxnRequest,
   /** Looks at the answer, also where nobody waits for it any more. */
-  read: (result: TxnResult) => Effect.Effect<A, EtcdError | EntryLost>
+  read: (result: TxnResult) => Effect.Effect<A, EtcdError | EntryLost>,
+  ifThere?: ReadonlyArray<Operation>
 ): Effect.Effect<A, EtcdError | EntryLost> =>
   Effect.contextWith((context: Context.Context<never>) =>
     Effect.callback((resume) => {
@@ -146,7 +147,7 @@ export const claiming = <A>(
           if (Exit.isSuccess(exit)) return goOn(read(exit.value))
           const first = Option.getOrUndefined(Exit.findErrorOption(exit))
           if (first === undefined) return claim.end(Exit.failCause(exit.cause))
-          goOn(settled(etcd, slot, request, first, read))
+          goOn(settled(etcd, slot, ifThere === undefined ? request : { ...request, failure: ifThere }, first, read))
         })
       )
     })
@@ -233,8 +234,7 @@ const settled = <A>(
   )
 }
 
-export const ownEntry = (slot: Slot, page: RangeResult | undefined): Effect.Effect<bigint, EntryLost> => {
-  const own = page?.kvs[0]
+export const ownEntry = (slot: Slot, own: KeyValue | undefined): Effect.Effect<bigint, EntryLost> => {
   if (own !== undefined && own.lease === slot.session.leaseId) {
     slot.present(own.createRevision)
     return Effect.succeed(own.createRevision)
@@ -292,8 +292,8 @@ export const claimFirst = (
 const isVacant = (path: string): Compare => Compare.createRevision({ prefix: path }, "=", 0n)
 
 /**
- * Puts an entry if the queue is vacant, and else does nothing. What is there can also be its own one, of a claim whose answer was lost: that is
- * to be known in the same answer, while whoever gives the slot back waits for it.
+ * Puts an entry if the queue is vacant, and else does nothing. Sent again, what is there can also be its own one, of the claim whose answer was
+ * lost: that is to be known in the same answer, while whoever gives the slot back waits for it.
  */
 const claimVacant = (
   etcd: Port,
@@ -306,19 +306,19 @@ const claimVacant = (
     slot,
     {
       compare: [vacant],
-      success: [Operation.put(slot.key, label, { lease: slot.session.leaseId })],
-      failure: [Operation.range({ key: slot.key, keysOnly: true })]
+      success: [Operation.put(slot.key, label, { lease: slot.session.leaseId })]
     },
     (result): Effect.Effect<Claimed | undefined, EntryLost> => {
       if (result.succeeded) {
         slot.present(result.revision)
         return Effect.succeed({ token: result.revision, position: first })
       }
-      const own = rangeOf(result, 0)
-      return own === undefined || own.kvs.length === 0
+      const own = rangeOf(result, 0)?.kvs[0]
+      return own === undefined
         ? Effect.undefined
         : Effect.map(ownEntry(slot, own), (token) => ({ token, position: undefined }))
-    }
+    },
+    [Operation.range({ key: slot.key, keysOnly: true })]
   )
 
 /** Of a claim that has found an entry in its place, which happens too rarely to be looked at by each. */
@@ -327,7 +327,7 @@ const alreadyThere = (etcd: Port, slot: Slot): Effect.Effect<Claimed, EtcdError 
     retryFailed({ schedule: backoff, while: isTransient }),
     // Refused: nobody owns it then.
     Effect.tapError(() => Effect.sync(() => slot.session.distrust(slot.key))),
-    Effect.flatMap((page) => ownEntry(slot, page)),
+    Effect.flatMap(({ kvs: [own] }) => ownEntry(slot, own)),
     Effect.map((token) => ({ token, position: undefined }))
   )
 
@@ -426,13 +426,17 @@ export const takeIfFree = Effect.fnUntraced(function*(
 ): Effect.fn.Return<bigint | { readonly holder: KeyValue }, EtcdError | EntryLost> {
   let vacant = isVacant(path)
   for (let tries = 0; tries < maxTries; tries++) {
-    const answer = yield* claimVacant(etcd, slot, label, vacant)
+    let answer = yield* claimVacant(etcd, slot, label, vacant)
+    let found = answer === undefined ? yield* entries(etcd, path) : undefined
+    // One that waited: a restored snapshot brings it back behind whoever was before it.
+    const own = found?.entries.find(({ key }) => key === slot.key)
+    if (own !== undefined) answer = { token: yield* ownEntry(slot, own), position: undefined }
     if (answer !== undefined) {
-      // An own entry can also be one that waited: a restored snapshot brings it back behind whoever was before it.
       const { token, position = yield* look(etcd, path, slot, token) } = answer
       if (position._tag === "First") return token
+      found = undefined
     }
-    const { entries: [holder], revision } = yield* entries(etcd, path)
+    const { entries: [holder], revision } = found ?? (yield* entries(etcd, path))
     if (holder !== undefined) return { holder }
     // Only deeper keys: nothing may have been created below the path since they were read.
     vacant = Compare.createRevision({ prefix: path }, "<", revision + 1n)

@@ -64,7 +64,7 @@ const claim = (etcd: Port, line: Line, slot: Slot, value: string) =>
     failure: [Operation.range({ key: slot.key, keysOnly: true })]
   }, (result): Effect.Effect<Claimed, EntryLost> => {
     if (!result.succeeded) {
-      return Effect.map(ownEntry(slot, rangeOf(result, 0)), (token) => ({ token, ahead: undefined }))
+      return Effect.map(ownEntry(slot, rangeOf(result, 0)?.kvs[0]), (token) => ({ token, ahead: undefined }))
     }
     slot.present(result.revision)
     return Effect.succeed({ token: result.revision, ahead: aheadIn(line, rangeOf(result, 1), result.revision) })
