@@ -26,7 +26,7 @@ import { makeProclaim } from "./internal/election/proclaim.ts"
 import { type HoldLoss, makeHolds } from "./internal/hold/Hold.ts"
 import { type AttemptRequest, takeIn } from "./internal/lock/Attempt.ts"
 import { makeDeletions } from "./internal/lock/deletions.ts"
-import { claimEntry, entries, waitInLine } from "./internal/lock/entry.ts"
+import { claimEntry, entries, entryKey, waitInLine } from "./internal/lock/entry.ts"
 import { makeLocalQueue } from "./internal/lock/LocalQueue.ts"
 import { makeSessionPool } from "./internal/session/SessionPool.ts"
 import { isTransient } from "./internal/session/Slots.ts"
@@ -220,7 +220,7 @@ const make = Effect.fnUntraced(function*(
     const path = yield* pathOf(name)
     const ttl = options?.ttl === undefined ? defaultTtl : yield* validateTtl(options.ttl)
     const parent = yield* Effect.scope
-    const slotRequest = { ttl, name: path, key: (lease: bigint) => `${path}${lease.toString(16)}` }
+    const slotRequest = { ttl, name: path, key: entryKey }
     return yield* Effect.uninterruptibleMask((restore) => {
       const scope = Scope.forkUnsafe(parent)
       const request: AttemptRequest<never> = {
@@ -229,8 +229,8 @@ const make = Effect.fnUntraced(function*(
         place: queue.enter(path),
         label: value,
         annotations: { election: name },
-        claim: (slot) => claimEntry(etcd, path, slot, value),
-        enter: (slot, claimed) => waitInLine(etcd, deletions, path, slot, value, claimed)
+        claim: (slot, path, label) => claimEntry(etcd, path, slot, label),
+        enter: (slot, path, label, claimed) => waitInLine(etcd, deletions, path, slot, label, claimed)
       }
       return takeIn(scope, restore, request, ({ slot, token }, attempt) =>
         Effect.gen(function*() {

@@ -22,7 +22,7 @@ import { type Hold, makeHolds } from "./internal/hold/Hold.ts"
 import { type Attempt, type AttemptRequest, takeIn, type Taken } from "./internal/lock/Attempt.ts"
 import { Crowded } from "./internal/lock/Crowded.ts"
 import { makeDeletions } from "./internal/lock/deletions.ts"
-import { claimFirst, entries, takeIfFree, waitInLine } from "./internal/lock/entry.ts"
+import { claimFirst, entries, entryKey, takeIfFree, waitInLine } from "./internal/lock/entry.ts"
 import { makeLocalQueue, type Place } from "./internal/lock/LocalQueue.ts"
 import { makeSessionPool } from "./internal/session/SessionPool.ts"
 import * as Telemetry from "./internal/Telemetry.ts"
@@ -284,7 +284,7 @@ const make = Effect.fnUntraced(function*(
       )
     })
 
-  type Way<E> = (path: string, label: string) => Pick<AttemptRequest<E>, "claim" | "enter">
+  type Way<E> = Pick<AttemptRequest<E>, "claim" | "enter">
 
   /** What both ways to take a lock have in common. */
   const take = <E>(
@@ -292,7 +292,7 @@ const make = Effect.fnUntraced(function*(
     options: LockOptions | undefined,
     ownScope: () => Scope.Closeable,
     placeIn: (path: string) => Place | Effect.Effect<never, E>,
-    way: Way<E>
+    { claim, enter }: Way<E>
   ): Effect.Effect<LockHandle, E | InvalidKey | InvalidOption | EtcdError> => {
     const label = options?.label ?? ""
     const begin = (ttl: Duration.Duration): Effect.Effect<LockHandle, E | EtcdError> =>
@@ -300,9 +300,8 @@ const make = Effect.fnUntraced(function*(
         const path = `${prefix}/${key}/`
         const place = placeIn(path)
         if (Effect.isEffect(place)) return restore(place)
-        const slot = { ttl, name: path, key: (lease: bigint) => `${path}${lease.toString(16)}` }
+        const slot = { ttl, name: path, key: entryKey }
         const scope = ownScope()
-        const { claim, enter } = way(path, label)
         const request = { pool, slot, place, label, annotations: { lock: key }, claim, enter }
         return takeIn(scope, restore, request, holdIn(key, scope))
       })
@@ -311,10 +310,10 @@ const make = Effect.fnUntraced(function*(
     return options?.ttl === undefined ? begin(defaultTtl) : Effect.flatMap(validateTtl(options.ttl), begin)
   }
 
-  const inLine: Way<EtcdError> = (path, label) => ({
-    claim: (slot) => claimFirst(etcd, path, slot, label, crowded),
-    enter: (slot, claimed) => waitInLine(etcd, deletions, path, slot, label, claimed)
-  })
+  const inLine: Way<EtcdError> = {
+    claim: (slot, path, label) => claimFirst(etcd, path, slot, label, crowded),
+    enter: (slot, path, label, claimed) => waitInLine(etcd, deletions, path, slot, label, claimed)
+  }
 
   const acquireIn = (ownScope: () => Scope.Closeable, key: string, options: LockOptions | undefined) =>
     acquiring({ "coord.key": key }, take(key, options, ownScope, queue.enter, inLine))
@@ -325,14 +324,14 @@ const make = Effect.fnUntraced(function*(
   const tryAcquire: Lock["Service"]["tryAcquire"] = (key, options) => {
     const held = (holder: KeyValue | undefined) =>
       Effect.fail(new LockHeld({ key, ...holder !== undefined && { holder: entryOf(holder) } }))
-    const ifFree: Way<LockHeld | EtcdError> = (path, label) => ({
+    const ifFree: Way<LockHeld | EtcdError> = {
       claim: undefined,
-      enter: (slot) =>
+      enter: (slot, path, label) =>
         Effect.flatMap(
           takeIfFree(etcd, path, slot, label),
           (taken) => typeof taken === "object" ? held(taken.holder) : Effect.succeed(taken)
         )
-    })
+    }
     const placeIn = (path: string) =>
       queue.tryEnter(path) ?? Effect.flatMap(entries(etcd, path), (found) => held(found.entries[0]))
     return Effect.flatMap(

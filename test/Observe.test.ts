@@ -100,8 +100,8 @@ describe("who is told how a fiber ended", () => {
         const thing = yield* withThing((thing) =>
           Effect.contextWith((context) => {
             const { body, end } = kind()
-            const stop = startFiber(body, context, () => void thing)
-            return Effect.andThen(end, Effect.sync(() => givenUp && stop()))
+            const started = startFiber(body, context, { ended: () => void thing })
+            return Effect.andThen(end, Effect.sync(() => givenUp && started.cancel()))
           })
         )
         assert.isFalse(yield* isKept(thing))

@@ -55,10 +55,12 @@ const make = Effect.fnUntraced(function*({ answers, batching, namespace = "", re
   /** Notes what it is told. */
   const start = (request: TxnRequest, service = etcd, caller: Context.Context<never> = Context.empty()) => {
     const told: Array<Exit.Exit<TxnResult, EtcdError>> = []
-    const cancel = startOf(service)(request, Context.merge(context, caller), (exit) => {
-      told.push(exit)
+    const started = startOf(service)(request, Context.merge(context, caller), {
+      ended: (exit) => {
+        told.push(exit)
+      }
     })
-    return { told, cancel }
+    return { told, cancel: () => started.cancel() }
   }
   return { ...gate, etcd, start, close: Scope.close(scope, Exit.void) }
 })
@@ -343,8 +345,10 @@ describe("a transaction that is started", () => {
       cancelled.cancel()
       let meanwhile: ReturnType<typeof start> | undefined
       const context = yield* Effect.context<never>()
-      startOf(etcd)(put("d"), context, () => {
-        meanwhile = start(put("e"))
+      startOf(etcd)(put("d"), context, {
+        ended: () => {
+          meanwhile = start(put("e"))
+        }
       })
       yield* close
       const late = start(put("f"))
@@ -469,7 +473,8 @@ describe("what is started for a key on a lease", () => {
       const givingBack = yield* Effect.forkChild(Effect.exit(slot.giveBack), { startImmediately: true })
       yield* TestClock.adjust("50 millis")
       assert.isTrue(session.distrustedUnsafe())
-      assert.deepStrictEqual(txns[1]?.request, txns[0]?.request)
+      const failure = [Operation.range({ key: "lock/me", keysOnly: true })]
+      assert.deepStrictEqual(txns[1]?.request, { ...txns[0]?.request, failure })
       assert.strictEqual(ended(givingBack), "waits")
       txns[1]?.answer(Exit.succeed({ ...done, revision: 4n }))
       assert.deepStrictEqual(txns[2]?.request.success, [Operation.delete("lock/me")])

@@ -2,6 +2,7 @@
  * Makes the port `Etcd` out of single attempts: retries, ambiguity, grants that are sent again, resumed watches, the namespace.
  */
 import * as Clock from "effect/Clock"
+import type * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -9,15 +10,16 @@ import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import type { Etcd, KeyRange, Lease, Operation, TxnRequest, WatchItem } from "../../Etcd.ts"
+import type { Etcd, KeyRange, Lease, Operation, TxnRequest, TxnResult, WatchItem } from "../../Etcd.ts"
 import { Closed, EtcdError, InvalidArgument } from "../../EtcdError.ts"
+import type { Observer } from "../observe.ts"
 import * as Telemetry from "../Telemetry.ts"
 import type { Transport } from "../Transport.ts"
 import { type Batching, makeBatching } from "./batching.ts"
 import { healthOf } from "./health.ts"
 import { makeHedge } from "./hedge.ts"
 import { History } from "./history.ts"
-import { makeNamespaced } from "./namespace.ts"
+import { makeNamespaced, type Namespaced } from "./namespace.ts"
 import {
   isReadOnly,
   isUnanswered,
@@ -27,7 +29,7 @@ import {
   retryWhile,
   retryWrite
 } from "./retry.ts"
-import { knowStart, startFiber } from "./start.ts"
+import { knowStart, type Started, startFiber } from "./start.ts"
 import { watchFrom, watchNow } from "./watch.ts"
 
 export interface ClientSettings extends RetrySettings {
@@ -135,30 +137,72 @@ export const makeEtcd = Effect.fnUntraced(function*(
     settings: { retry: settings.retry, timeout: settings.timeout }
   }
 
-  knowStart(service, (request, context, ended) => {
+  const goOn: GoOn = (request, began, first) =>
+    write.after(clock, began, first, transport.txn(request), failedTxn(request))
+  knowStart(service, (request, context, observer) => {
     const began = clock.monotonicTimeNanosUnsafe()
-    let isOver = false
-    let retried: (() => void) | undefined
-    const first = Deferred.isDoneUnsafe(closed) ? undefined : batching.start(namespaced.request(request), (exit) => {
-      if (Exit.isSuccess(exit)) return ended(namespaced.exit(exit))
-      const error = Option.getOrUndefined(Exit.findErrorOption(exit))
-      if (error === undefined) return ended(exit)
-      const rest = write.after(clock, began, error, transport.txn(request), failedTxn(request))
-      retried = startFiber(rest, context, (exit) => {
-        if (!isOver) ended(exit)
-      })
-      // By what the next attempt has set off at once.
-      if (isOver) retried()
-    })
-    if (first === undefined) return startFiber(service.txn(request), context, ended)
-    return () => {
-      isOver = true
-      const cancel = retried ?? first
-      cancel()
-    }
+    const attempt = new FirstAttempt(request, context, began, observer, namespaced, goOn)
+    const first = Deferred.isDoneUnsafe(closed) ? undefined : batching.start(namespaced.request(request), attempt)
+    return first === undefined ? startFiber(service.txn(request), context, observer) : attempt.begun(first)
   })
   return service
 })
+
+/** What follows an attempt that began then, and has failed. */
+type GoOn = (request: TxnRequest, began: bigint, first: EtcdError) => Effect.Effect<TxnResult, EtcdError>
+
+/** Of a transaction that is started; a fiber does the rest where it fails. */
+class FirstAttempt implements Observer<TxnResult, EtcdError>, Started {
+  readonly #request: TxnRequest
+  readonly #context: Context.Context<never>
+  readonly #began: bigint
+  readonly #observer: Observer<TxnResult, EtcdError>
+  readonly #namespaced: Namespaced
+  readonly #goOn: GoOn
+  #underWay: Started | undefined
+  #isCancelled = false
+
+  constructor(
+    request: TxnRequest,
+    context: Context.Context<never>,
+    began: bigint,
+    observer: Observer<TxnResult, EtcdError>,
+    namespaced: Namespaced,
+    goOn: GoOn
+  ) {
+    this.#request = request
+    this.#context = context
+    this.#began = began
+    this.#observer = observer
+    this.#namespaced = namespaced
+    this.#goOn = goOn
+  }
+
+  /** It may have failed by then. */
+  begun(first: Started): this {
+    this.#underWay ??= first
+    return this
+  }
+
+  ended(exit: Exit.Exit<TxnResult, EtcdError>): void {
+    if (Exit.isSuccess(exit)) return this.#observer.ended(this.#namespaced.exit(exit))
+    const error = Option.getOrUndefined(Exit.findErrorOption(exit))
+    if (error === undefined) return this.#observer.ended(exit)
+    const rest = startFiber(this.#goOn(this.#request, this.#began, error), this.#context, {
+      ended: (exit) => {
+        if (!this.#isCancelled) this.#observer.ended(exit)
+      }
+    })
+    this.#underWay = rest
+    // By what it has set off at once.
+    if (this.#isCancelled) rest.cancel()
+  }
+
+  cancel(): void {
+    this.#isCancelled = true
+    this.#underWay?.cancel()
+  }
+}
 
 /** Of the port what an application asks for itself; the rest are steps of operations with spans of their own. */
 const health = Telemetry.operation("Etcd.health")

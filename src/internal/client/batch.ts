@@ -2,6 +2,7 @@
  * What is asked for together travels together: a call costs much the same whatever it carries, and so does a commit of etcd. While a
  * call is on its way, those that come after it are gathered, and sent as one when it is answered; who comes alone waits for nobody.
  */
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -10,6 +11,7 @@ import type * as Scope from "effect/Scope"
 import { Closed, EtcdError } from "../../EtcdError.ts"
 import { Link, Linked } from "../Linked.ts"
 import { observe, type Observer } from "../observe.ts"
+import type { Started } from "./start.ts"
 
 /** How one kind of request travels. */
 export interface Kind<Request, Answer> {
@@ -23,7 +25,7 @@ export interface Kind<Request, Answer> {
 }
 
 /** A call that is not answered by then holds nobody back any longer. */
-const patience = "10 millis"
+const patience = Duration.millis(10)
 
 /** So many do not wait for one call: while etcd works on theirs, this process works on the answers to others. */
 const crowd = 16
@@ -34,30 +36,37 @@ const whole = 2 * crowd
 export interface Batched<Request, Answer> {
   readonly ask: (request: Request) => Effect.Effect<Answer, EtcdError>
   /** As `Start` (see `start.ts`). */
-  readonly start: (request: Request, ended: (exit: Exit.Exit<Answer, EtcdError>) => void) => () => void
+  readonly start: (request: Request, observer: Observer<Answer, EtcdError>) => Started
 }
 
 /** Whoever is answered is let go of, with his request: a list of those who were sent together can live on for long. */
-class Pending<Request, Answer> {
+class Pending<Request, Answer> implements Started {
   #request: Request | undefined
-  #resume: ((exit: Exit.Exit<Answer, EtcdError>) => void) | undefined
+  #observer: Observer<Answer, EtcdError> | undefined
   /** Nobody waits for the answer any more. */
   gone = false
   sent: Sent | undefined
 
-  constructor(request: Request, resume: (exit: Exit.Exit<Answer, EtcdError>) => void) {
+  constructor(request: Request, observer: Observer<Answer, EtcdError>) {
     this.#request = request
-    this.#resume = resume
+    this.#observer = observer
   }
 
   get request(): Request {
     return this.#request as Request
   }
 
-  resume(exit: Exit.Exit<Answer, EtcdError>): void {
-    const resume = this.#resume
-    this.#request = this.#resume = this.sent = undefined
-    resume?.(exit)
+  answer(exit: Exit.Exit<Answer, EtcdError>): void {
+    const observer = this.#observer
+    this.#request = this.#observer = this.sent = undefined
+    observer?.ended(exit)
+  }
+
+  cancel(): void {
+    if (this.gone) return
+    this.gone = true
+    this.#observer = undefined
+    this.sent?.gone()
   }
 }
 
@@ -191,7 +200,7 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
 
   // The call is interrupted by the last one who waits for it, or by the end of the scope.
   const answer = (pending: Pending<Request, Answer>, exit: Exit.Exit<Answer, EtcdError>): void =>
-    pending.resume(Exit.hasInterrupts(exit) ? Exit.fail(closed) : exit)
+    pending.answer(Exit.hasInterrupts(exit) ? Exit.fail(closed) : exit)
 
   const sendAlone = (pending: Pending<Request, Answer>, done: () => void): void =>
     send([pending], Effect.suspend(() => kind.alone(pending.request)), (exit) => {
@@ -209,7 +218,7 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
             // Those who come now do not wait for all of them.
             for (const pending of group) if (isWaiting(pending)) sendAlone(pending, () => {})
           } else if (Exit.isSuccess(exit)) {
-            for (let i = 0; i < group.length; i++) group[i]?.resume(Exit.succeed(exit.value[i] as Answer))
+            for (let i = 0; i < group.length; i++) group[i]?.answer(Exit.succeed(exit.value[i] as Answer))
           } else {
             const failure = Exit.failCause(exit.cause)
             for (const pending of group) answer(pending, failure)
@@ -263,8 +272,9 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
     return groups
   }
 
+  // Until there is nothing more to watch: to begin anew with each group takes more than a look every now and then.
   const watch = Effect.gen(function*() {
-    while (queue.length > 0) {
+    while (queue.length > 0 || calls.size > 0) {
       const seen = calls.all()
       yield* Effect.sleep(patience)
       for (const call of seen) ended(call)
@@ -294,38 +304,26 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
     })
   )
 
-  const enqueue = (request: Request, resume: (exit: Exit.Exit<Answer, EtcdError>) => void) => {
-    const pending = new Pending(request, resume)
+  const enqueue = (request: Request, observer: Observer<Answer, EtcdError>) => {
+    const pending = new Pending(request, observer)
     queue.push(pending)
     flushIfDue()
     return pending
-  }
-  const leave = (pending: Pending<Request, Answer>): void => {
-    pending.gone = true
-    pending.sent?.gone()
   }
 
   return {
     ask: (request) =>
       Effect.callback((resume) => {
         if (!open || calls.size === 0 && !handingOut.isOn) return resume(direct(request))
-        const pending = enqueue(request, resume)
-        return Effect.sync(() => leave(pending))
+        const pending = enqueue(request, { ended: resume })
+        return Effect.sync(() => pending.cancel())
       }),
-    start: (request, ended) => {
-      let over = !open
-      if (over) ended(Exit.fail(closed))
-      const end = (exit: Exit.Exit<Answer, EtcdError>) => {
-        if (over) return
-        over = true
-        ended(exit)
-      }
-      const pending = over ? undefined : enqueue(request, end)
-      return () => {
-        if (over) return
-        over = true
-        if (pending !== undefined) leave(pending)
-      }
+    start: (request, observer) => {
+      if (open) return enqueue(request, observer)
+      observer.ended(Exit.fail(closed))
+      return over
     }
   }
 })
+
+const over: Started = { cancel: () => {} }

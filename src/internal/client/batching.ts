@@ -17,12 +17,13 @@ import {
   type TxnResult
 } from "../../Etcd.ts"
 import { EtcdError, Unexpected } from "../../EtcdError.ts"
+import type { Observer } from "../observe.ts"
 import type { Transport } from "../Transport.ts"
 import { HandingOut, type Kind, makeBatched } from "./batch.ts"
-import { type Footprint, footprintOf, isEndless, makeCompany } from "./footprint.ts"
+import { footprintOf, isEndless, makeCompany } from "./footprint.ts"
 import { merged, type Part, partOf } from "./merge.ts"
 import { isReadOnly } from "./retry.ts"
-import type { Ended } from "./start.ts"
+import type { Started } from "./start.ts"
 
 /** Writes may not where etcd checks no role in nested transactions. */
 export type Batching = "off" | "reads" | "all"
@@ -40,7 +41,7 @@ const maxValues = 32
 
 export interface Batched extends Transport {
   /** As `Start` (see `start.ts`), of what may travel with others. Its compares are expected to hold. */
-  readonly start: (request: TxnRequest, ended: Ended<TxnResult, EtcdError>) => (() => void) | undefined
+  readonly start: (request: TxnRequest, observer: Observer<TxnResult, EtcdError>) => Started | undefined
 }
 
 /** `ask` is how a read is sent, alone or with others. */
@@ -61,12 +62,12 @@ export const makeBatching = Effect.fnUntraced(function*(
   const others = batching === "all" ? yield* makeBatched(writesOf(transport, limits), handingOut) : undefined
 
   /** Nothing for what goes alone. */
-  const writeOf = (request: TxnRequest, isLikely: boolean): Write | undefined => {
+  const writeOf = (request: TxnRequest, isLikely: boolean): Part | undefined => {
     const footprint = batching === "all" ? footprintOf(request) : undefined
-    return footprint && { footprint, part: partOf(request, footprint, isLikely) }
+    return footprint && partOf(request, footprint, isLikely)
   }
   /** Who sends it with others. */
-  const batchedFor = ({ footprint }: Write) => footprint.put === undefined ? others : puts
+  const batchedFor = ({ footprint }: Part) => footprint.put === undefined ? others : puts
 
   return {
     ...transport,
@@ -76,9 +77,9 @@ export const makeBatching = Effect.fnUntraced(function*(
       const write = writeOf(request, false)
       return write && batchedFor(write)?.ask(write) || transport.txn(request)
     },
-    start: (request, ended) => {
+    start: (request, observer) => {
       const write = isReadOnly(request) ? undefined : writeOf(request, true)
-      return write && batchedFor(write)?.start(write, ended)
+      return write && batchedFor(write)?.start(write, observer)
     }
   }
 })
@@ -129,15 +130,10 @@ const readsOf = (transport: Reading, limits: Limits): Kind<RangeRequest, RangeRe
   }
 })
 
-interface Write {
-  readonly footprint: Footprint
-  readonly part: Part
-}
-
 /** Where a compare has failed that was expected to hold, so many groups trust none: each failure is a call in vain. */
 const wary = 8
 
-const writesOf = (transport: Transport, limits: Limits): Kind<Write, TxnResult> => {
+const writesOf = (transport: Transport, limits: Limits): Kind<Part, TxnResult> => {
   let distrusting = 0
   const together = (
     parts: ReadonlyArray<Part>,
@@ -154,11 +150,11 @@ const writesOf = (transport: Transport, limits: Limits): Kind<Write, TxnResult> 
     })
   }
   return {
-    alone: ({ part }) => transport.txn(part.request),
-    together: (writes) => {
+    alone: ({ request }) => transport.txn(request),
+    together: (parts) => {
       const trusted = distrusting === 0
       if (!trusted) distrusting--
-      return together(writes.map(({ part }) => part), trusted)
+      return together(parts, trusted)
     },
     gather: () => {
       const { join } = makeCompany()

@@ -36,11 +36,8 @@ const page = 128
  * whose answer can be of any length, which is a matter for its caller only.
  */
 export const footprintOf = (request: TxnRequest): Footprint | undefined => {
-  const seen = new Seen()
-  const weight = seen.weigh(request)
-  if (seen.alone) return undefined
-  const { reads, size, values, writes } = seen
-  return { reads, writes, weight, size, values, put: measuredPut(request) }
+  const seen = new Seen(request)
+  return seen.alone ? undefined : seen
 }
 
 class Touching implements Keys {
@@ -49,14 +46,21 @@ class Touching implements Keys {
 }
 
 /** What has been seen of a request by now. */
-class Seen {
+class Seen implements Footprint {
   readonly reads = new Touching()
   readonly writes = new Touching()
+  readonly weight: number
+  readonly put: string | undefined
   size = 0
   values = 0
   alone = false
 
-  weigh({ compare, failure, success }: TxnRequest): number {
+  constructor(request: TxnRequest) {
+    this.weight = this.#weigh(request)
+    this.put = measuredPut(request)
+  }
+
+  #weigh({ compare, failure, success }: TxnRequest): number {
     this.size += overhead
     for (const one of compare ?? []) this.#touch(one, this.reads, one.target === "value" ? one.value : "")
     const below = Math.max(this.#deepest(success), this.#deepest(failure))
@@ -90,7 +94,7 @@ class Seen {
         }
         return 0
       case "Txn":
-        return this.weigh(operation)
+        return this.#weigh(operation)
     }
   }
 

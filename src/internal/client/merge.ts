@@ -7,17 +7,17 @@ import type { Footprint } from "./footprint.ts"
 
 export interface Part {
   readonly request: TxnRequest
-  readonly put: Footprint["put"]
+  readonly footprint: Footprint
   /** Rather merged than nested: one operation, which is expected to be done. */
   readonly isMergeable: boolean
 }
 
 /** `isLikely`: its compares, if it has any, are expected to hold. */
-export const partOf = (request: TxnRequest, { put, weight }: Footprint, isLikely: boolean): Part => {
+export const partOf = (request: TxnRequest, footprint: Footprint, isLikely: boolean): Part => {
   const { compare = [], failure = [], success = [] } = request
   // Of those with more operations fewer would fit into a call than of nested ones.
-  const isOne = weight <= 1 && failure.length === 0 && success[0]?._tag !== "Txn"
-  return { request, put, isMergeable: isOne && (isLikely || compare.length === 0) }
+  const isOne = footprint.weight <= 1 && failure.length === 0 && success[0]?._tag !== "Txn"
+  return { request, footprint, isMergeable: isOne && (isLikely || compare.length === 0) }
 }
 
 export interface Merged {
@@ -34,18 +34,18 @@ export const merged = (parts: ReadonlyArray<Part>, trusted: boolean): Merged => 
   const success: Array<Operation> = []
   let isMeasured = false
   for (const part of parts) {
-    const { put, request } = part
+    const { footprint, request } = part
     if (isMerged(part)) {
       for (const one of request.compare ?? []) compare.push(one)
       for (const one of request.success ?? []) success.push(one)
-      isMeasured ||= put !== undefined
+      isMeasured ||= footprint.put !== undefined
     } else {
       success.push(Operation.txn(request))
     }
   }
   // etcd measures what a transaction puts, to refuse it when the store is full, but not in nested ones. So where all puts are in these, one
   // stands where it is measured and never runs: without a compare, a transaction has succeeded.
-  const measured = isMeasured || compare.length > 0 ? undefined : parts[0]?.put
+  const measured = isMeasured || compare.length > 0 ? undefined : parts[0]?.footprint.put
   return {
     request: { compare, success, ...measured !== undefined && { failure: [Operation.put(measured, "")] } },
     answers: ({ responses, revision }) => {

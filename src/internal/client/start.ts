@@ -5,21 +5,23 @@
 import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
 import type { Etcd, TxnRequest, TxnResult } from "../../Etcd.ts"
 import type { EtcdError } from "../../EtcdError.ts"
 import { observe, type Observer } from "../observe.ts"
 
-export type Ended<A, E> = (exit: Exit.Exit<A, E>) => void
+/** What was started, until it has ended. */
+export interface Started {
+  /** Interrupts it: from then on nobody is told anything. Again, or after its end, it does nothing. */
+  readonly cancel: () => void
+}
 
-/**
- * `ended` is told once how it ended, which can be before this returns. What it answers interrupts the transaction: from then on nobody is
- * told anything.
- */
+/** `observer` is told once how it ended, which can be before this returns. */
 export type Start = (
   request: TxnRequest,
   context: Context.Context<never>,
-  ended: Ended<TxnResult, EtcdError>
-) => () => void
+  observer: Observer<TxnResult, EtcdError>
+) => Started
 
 const known = new WeakMap<Etcd["Service"], Start>()
 
@@ -32,34 +34,34 @@ export const knowStart = (etcd: Etcd["Service"], start: Start): void => {
 export const startFiber = <A, E>(
   effect: Effect.Effect<A, E>,
   context: Context.Context<never>,
-  ended: Ended<A, E>
-): () => void => {
+  observer: Observer<A, E>
+): Started => {
   const fiber = Effect.runForkWith(context)(effect)
-  const told = new Told(ended)
-  observe(fiber, told)
-  return () => {
-    told.forget()
-    fiber.interruptUnsafe()
-  }
+  const running = new Running(fiber, observer)
+  observe(fiber, running)
+  return running
 }
 
-class Told<A, E> implements Observer<A, E> {
-  #told: Ended<A, E> | undefined
+class Running<A, E> implements Observer<A, E>, Started {
+  readonly #fiber: Fiber.Fiber<A, E>
+  #observer: Observer<A, E> | undefined
 
-  constructor(told: Ended<A, E>) {
-    this.#told = told
+  constructor(fiber: Fiber.Fiber<A, E>, observer: Observer<A, E>) {
+    this.#fiber = fiber
+    this.#observer = observer
   }
 
-  forget(): void {
-    this.#told = undefined
+  cancel(): void {
+    this.#observer = undefined
+    this.#fiber.interruptUnsafe()
   }
 
   ended(exit: Exit.Exit<A, E>): void {
-    const told = this.#told
-    this.#told = undefined
-    told?.(exit)
+    const observer = this.#observer
+    this.#observer = undefined
+    observer?.ended(exit)
   }
 }
 
 export const startOf = (etcd: Etcd["Service"]): Start =>
-  known.get(etcd) ?? ((request, context, ended) => startFiber(etcd.txn(request), context, ended))
+  known.get(etcd) ?? ((request, context, observer) => startFiber(etcd.txn(request), context, observer))

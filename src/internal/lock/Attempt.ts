@@ -28,9 +28,16 @@ export interface AttemptRequest<E> {
   /** What its entry says. */
   readonly label: string
   /** Puts an entry. Without it, all that there is to do is done by `enter`. */
-  readonly claim: ((slot: Slot) => Effect.Effect<Claimed, EtcdError | EntryLost>) | undefined
+  readonly claim:
+    | ((slot: Slot, name: string, label: string) => Effect.Effect<Claimed, EtcdError | EntryLost>)
+    | undefined
   /** Waits until the entry is the first one. */
-  readonly enter: (slot: Slot, claimed: Claimed | undefined) => Effect.Effect<bigint | EntryLost, E | EtcdError>
+  readonly enter: (
+    slot: Slot,
+    name: string,
+    label: string,
+    claimed: Claimed | undefined
+  ) => Effect.Effect<bigint | EntryLost, E | EtcdError>
   /** What it says in logs. */
   readonly annotations: Readonly<Record<string, string>>
 }
@@ -57,11 +64,11 @@ export class Attempt<E> {
 
   /** To be run once, in an uninterruptible region. */
   taken(restore: Restore): Effect.Effect<Taken, E | EtcdError> {
-    const { claim, place, pool, slot: request } = this.#request
+    const { claim, label, place, pool, slot: request } = this.#request
     const slot = claim !== undefined && place.isFirst() ? pool.takeNow(request) : undefined
     if (claim === undefined || slot === undefined) return this.#wait(restore)
     this.#slot = slot
-    return Effect.matchEffect(restore(claim(slot)), {
+    return Effect.matchEffect(restore(claim(slot, request.name, label)), {
       onFailure: (error) =>
         error === EntryLost ? Effect.andThen(this.#giveBack, this.#wait(restore)) : Effect.fail(error),
       onSuccess: (claimed) => {
@@ -99,12 +106,12 @@ export class Attempt<E> {
   }
 
   get #patiently(): Effect.Effect<Taken, E | EtcdError> {
-    const { annotations, enter } = this.#request
+    const { annotations, enter, label, slot: { name } } = this.#request
     return Effect.gen({ self: this }, function*(): Effect.fn.Return<Taken, E | EtcdError> {
       if (this.#slot === undefined) yield* this.#turn
       while (true) {
         const slot = this.#slot ?? (yield* this.#take)
-        const token = yield* enter(slot, this.#claimed)
+        const token = yield* enter(slot, name, label, this.#claimed)
         // Enter only if the deadline has not passed, whatever the answer was.
         if (token !== EntryLost && (yield* slot.loss) === undefined) return { slot, token }
         yield* Effect.logDebug("the entry was lost while it waited: queueing again")

@@ -36,7 +36,7 @@ const successorOf = (path: string, place: Place): Successor | undefined => {
   const { label, outcome, slot } = offer
   if (!slot.engage()) return undefined
   offer.begun = true
-  slot.pending = { ended: Deferred.await(outcome), cancel: Effect.void }
+  slot.pending = { settled: Deferred.await(outcome), cancel: Effect.void }
   return {
     request: claimRequest(path, slot, label),
     ended: (exit) => {

@@ -14,7 +14,8 @@ import * as Schedule from "effect/Schedule"
 import { Compare, Operation } from "../../Etcd.ts"
 import type { Etcd, KeyValue, RangeResult, TxnRequest, TxnResult } from "../../Etcd.ts"
 import { EtcdError, Unavailable } from "../../EtcdError.ts"
-import { startFiber, startOf } from "../client/start.ts"
+import { type Started, startFiber, startOf } from "../client/start.ts"
+import type { Observer } from "../observe.ts"
 import { retryAfter, retryFailed } from "../retryFailed.ts"
 import { isTransient, mayBeApplied, type Pending, type Slot } from "../session/Slots.ts"
 import { type End, unless } from "../unless.ts"
@@ -33,6 +34,8 @@ const pageSize = 8
 export const backoff = Schedule.min([Schedule.exponential("20 millis"), Schedule.spaced("1 second")]).pipe(
   Schedule.jittered
 )
+
+export const entryKey = (lease: bigint, path: string): string => `${path}${lease.toString(16)}`
 
 export const isEntryOf = (path: string, key: string): boolean => !key.slice(path.length).includes("/")
 
@@ -121,65 +124,79 @@ export const claimedBy = (path: string, slot: Slot, result: TxnResult, index: nu
  * Sends a claim until it is answered, and so that its outcome is never lost: it goes on when the caller is interrupted, and whoever gives the
  * slot back waits for its answer. A lost lease ends it.
  *
- * A claim whose answer was lost is sent again: its compare finds the entry that the lost one made, and `ifThere` is done then. Because the lost
- * one may be applied at any later time, the lease is distrusted from then on.
+ * A claim whose answer was lost is sent again: its compare finds the entry that the lost one made, and that is read where its own failure branch
+ * reads nothing. Because the lost one may be applied at any later time, the lease is distrusted from then on.
  */
 export const claiming = <A>(
   etcd: Port,
   slot: Slot,
   request: TxnRequest,
   /** Looks at the answer, also where nobody waits for it any more. */
-  read: (result: TxnResult) => Effect.Effect<A, EtcdError | EntryLost>,
-  ifThere?: ReadonlyArray<Operation>
+  read: (result: TxnResult) => Effect.Effect<A, EtcdError | EntryLost>
 ): Effect.Effect<A, EtcdError | EntryLost> =>
   Effect.contextWith((context: Context.Context<never>) =>
     Effect.callback((resume) => {
       if (slot.isGivenBack) return resume(Effect.fail(EntryLost))
-      const claim = new Claim(slot, resume)
+      const claim = new Claim(etcd, slot, request, read, context, resume)
       if (claim.isOver) return
       slot.pending = claim
-      const goOn = (rest: Effect.Effect<A, EtcdError | EntryLost>) => {
-        if (Exit.isExit(rest)) claim.end(rest)
-        else claim.goOn(startFiber(rest, context, (exit) => claim.end(exit)))
-      }
-      claim.begin(
-        startOf(etcd)(request, context, (exit) => {
-          if (Exit.isSuccess(exit)) return goOn(read(exit.value))
-          const first = Option.getOrUndefined(Exit.findErrorOption(exit))
-          if (first === undefined) return claim.end(Exit.failCause(exit.cause))
-          goOn(settled(etcd, slot, ifThere === undefined ? request : { ...request, failure: ifThere }, first, read))
-        })
-      )
+      claim.begin()
     })
   )
 
-class Claim<A> implements Pending {
+class Claim<A> implements Pending, Observer<TxnResult, EtcdError> {
+  readonly #etcd: Port
   readonly #slot: Slot
+  readonly #request: TxnRequest
+  readonly #read: (result: TxnResult) => Effect.Effect<A, EtcdError | EntryLost>
+  readonly #context: Context.Context<never>
   readonly #resume: (outcome: Effect.Effect<A, EtcdError | EntryLost>) => void
   isOver = false
   #stop: (() => void) | undefined
-  #cancel: (() => void) | undefined
+  #underWay: Started | undefined
   #signal: Deferred.Deferred<void> | undefined
 
-  constructor(slot: Slot, resume: (outcome: Effect.Effect<A, EtcdError | EntryLost>) => void) {
+  constructor(
+    etcd: Port,
+    slot: Slot,
+    request: TxnRequest,
+    read: (result: TxnResult) => Effect.Effect<A, EtcdError | EntryLost>,
+    context: Context.Context<never>,
+    resume: (outcome: Effect.Effect<A, EtcdError | EntryLost>) => void
+  ) {
+    this.#etcd = etcd
     this.#slot = slot
+    this.#request = request
+    this.#read = read
+    this.#context = context
     this.#resume = resume
     this.#stop = slot.whenLost(() => this.#give())
   }
 
-  /** How it is cancelled, unless it has gone on at once. It is where it was given up before this was known. */
-  begin(cancel: () => void): void {
-    if (this.isOver) cancel()
-    else this.#cancel ??= cancel
+  begin(): void {
+    const started = startOf(this.#etcd)(this.#request, this.#context, this)
+    // It was given up, or has gone on, before this was known.
+    if (this.isOver) started.cancel()
+    else this.#underWay ??= started
   }
 
-  goOn(cancel: () => void): void {
-    if (this.isOver) cancel()
-    else this.#cancel = cancel
+  ended(exit: Exit.Exit<TxnResult, EtcdError>): void {
+    if (Exit.isSuccess(exit)) return this.#goOn(this.#read(exit.value))
+    const first = Option.getOrUndefined(Exit.findErrorOption(exit))
+    if (first === undefined) return this.#end(Exit.failCause(exit.cause))
+    const failure = this.#request.failure ?? [Operation.range({ key: this.#slot.key, keysOnly: true })]
+    this.#goOn(settled(this.#etcd, this.#slot, { ...this.#request, failure }, first, this.#read))
+  }
+
+  #goOn(rest: Effect.Effect<A, EtcdError | EntryLost>): void {
+    if (Exit.isExit(rest)) return this.#end(rest)
+    const started = startFiber(rest, this.#context, { ended: (exit) => this.#end(exit) })
+    if (this.isOver) started.cancel()
+    else this.#underWay = started
   }
 
   /** `outcome` takes no step, other than to say what it is. */
-  end(outcome: Effect.Effect<A, EtcdError | EntryLost>): void {
+  #end(outcome: Effect.Effect<A, EtcdError | EntryLost>): void {
     if (this.isOver) return
     this.isOver = true
     if (this.#slot.pending === this) this.#slot.pending = undefined
@@ -189,11 +206,11 @@ class Claim<A> implements Pending {
   }
 
   #give(): void {
-    this.#cancel?.()
-    this.end(Exit.fail(EntryLost))
+    this.#underWay?.cancel()
+    this.#end(Exit.fail(EntryLost))
   }
 
-  get ended(): Effect.Effect<void> {
+  get settled(): Effect.Effect<void> {
     return Effect.suspend(() => {
       if (this.isOver) return Effect.void
       this.#signal ??= Deferred.makeUnsafe()
@@ -245,6 +262,9 @@ export const ownEntry = (slot: Slot, own: KeyValue | undefined): Effect.Effect<b
   return Effect.fail(EntryLost)
 }
 
+const ownClaim = (slot: Slot, own: KeyValue | undefined): Effect.Effect<Claimed, EntryLost> =>
+  Effect.map(ownEntry(slot, own), (token) => ({ token, position: undefined }))
+
 export const orLost = <A, R>(
   effect: Effect.Effect<A, EtcdError | EntryLost, R>
 ): Effect.Effect<A | EntryLost, EtcdError, R> =>
@@ -263,7 +283,10 @@ export const claimEntry = (
     slot,
     claimRequest(path, slot, label),
     (result): Effect.Effect<Claimed, EtcdError | EntryLost> => {
-      if (!result.succeeded) return alreadyThere(etcd, slot)
+      if (!result.succeeded) {
+        const own = rangeOf(result, 0)?.kvs[0]
+        return own === undefined ? alreadyThere(etcd, slot) : ownClaim(slot, own)
+      }
       crowded?.note(path, (rangeOf(result, 1)?.kvs.length ?? 0) > 1)
       return Effect.succeed(claimedBy(path, slot, result, 1))
     }
@@ -314,21 +337,17 @@ const claimVacant = (
         return Effect.succeed({ token: result.revision, position: first })
       }
       const own = rangeOf(result, 0)?.kvs[0]
-      return own === undefined
-        ? Effect.undefined
-        : Effect.map(ownEntry(slot, own), (token) => ({ token, position: undefined }))
-    },
-    [Operation.range({ key: slot.key, keysOnly: true })]
+      return own === undefined ? Effect.undefined : ownClaim(slot, own)
+    }
   )
 
-/** Of a claim that has found an entry in its place, which happens too rarely to be looked at by each. */
+/** Of a first claim that has found an entry in its place, which happens too rarely to be looked at by each. */
 const alreadyThere = (etcd: Port, slot: Slot): Effect.Effect<Claimed, EtcdError | EntryLost> =>
   etcd.range({ key: slot.key, keysOnly: true }).pipe(
     retryFailed({ schedule: backoff, while: isTransient }),
     // Refused: nobody owns it then.
     Effect.tapError(() => Effect.sync(() => slot.session.distrust(slot.key))),
-    Effect.flatMap(({ kvs: [own] }) => ownEntry(slot, own)),
-    Effect.map((token) => ({ token, position: undefined }))
+    Effect.flatMap(({ kvs: [own] }) => ownClaim(slot, own))
   )
 
 /**
@@ -430,7 +449,7 @@ export const takeIfFree = Effect.fnUntraced(function*(
     let found = answer === undefined ? yield* entries(etcd, path) : undefined
     // One that waited: a restored snapshot brings it back behind whoever was before it.
     const own = found?.entries.find(({ key }) => key === slot.key)
-    if (own !== undefined) answer = { token: yield* ownEntry(slot, own), position: undefined }
+    if (own !== undefined) answer = yield* ownClaim(slot, own)
     if (answer !== undefined) {
       const { token, position = yield* look(etcd, path, slot, token) } = answer
       if (position._tag === "First") return token

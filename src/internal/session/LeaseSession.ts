@@ -11,7 +11,8 @@ import * as Telemetry from "../Telemetry.ts"
 import { isComplete } from "./Account.ts"
 import { durationNanos, makeLeaseClock, readClock, type SessionLost, sleepUntil } from "./LeaseClock.ts"
 import { patienceWith } from "./Patience.ts"
-import { deletion, makeSlots, retrySoon, type Slot, type SlotOwner } from "./Slots.ts"
+import { deletion, retrySoon } from "./Removal.ts"
+import { makeSlots, type Slot, type SlotOwner } from "./Slots.ts"
 
 export interface LeaseSession {
   readonly leaseId: bigint

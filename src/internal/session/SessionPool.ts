@@ -28,7 +28,7 @@ export interface SlotRequest {
   readonly ttl: Duration.Duration
   /** What may be in use only once on a lease. */
   readonly name: string
-  readonly key: (leaseId: bigint) => string
+  readonly key: (leaseId: bigint, name: string) => string
 }
 
 export interface SessionPool {
@@ -207,7 +207,7 @@ export const makeSessionPool = Effect.fnUntraced(function*(
   const closed = new EtcdError({ operation: "session", reason: new Closed() })
 
   const openOn = (lane: Lane, session: LeaseSession, request: SlotRequest): Slot =>
-    session.open(request.key(session.leaseId), request.name, lane)
+    session.open(request.key(session.leaseId, request.name), request.name, lane)
 
   const takeNow = (request: SlotRequest): Slot | undefined => {
     const lane = ending ? undefined : laneFor(request)

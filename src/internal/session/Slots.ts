@@ -8,17 +8,15 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as FiberSet from "effect/FiberSet"
 import * as Option from "effect/Option"
-import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import { Compare, type Etcd, Operation, type TxnRequest, type TxnResult } from "../../Etcd.ts"
-import { Ambiguous, EtcdError } from "../../EtcdError.ts"
-import { type Ended, startFiber, startOf } from "../client/start.ts"
+import type { EtcdError } from "../../EtcdError.ts"
 import { Link, Linked } from "../Linked.ts"
-import { retryAfter } from "../retryFailed.ts"
 import { type Account, accountOf } from "./Account.ts"
-import { type SessionLost, sleepUntil } from "./LeaseClock.ts"
+import type { SessionLost } from "./LeaseClock.ts"
 import type { LeaseSession } from "./LeaseSession.ts"
-import { isTransient, type Patience, patienceWith } from "./Patience.ts"
+import { type Patience, patienceWith } from "./Patience.ts"
+import { Deadlines, deletion, Removal, type RemovalOwner, type Removed } from "./Removal.ts"
 
 export { isTransient, mayBeApplied } from "./Patience.ts"
 
@@ -64,7 +62,7 @@ export interface Slot {
 
 /** What may put the key. */
 export interface Pending {
-  readonly ended: Effect.Effect<unknown>
+  readonly settled: Effect.Effect<unknown>
   readonly cancel: Effect.Effect<unknown>
 }
 
@@ -102,16 +100,6 @@ export interface Slots {
   readonly loseAll: (why: SlotLoss) => void
 }
 
-export const retrySoon = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("1 second")]).pipe(
-  Schedule.jittered
-)
-
-/** Deletes a key if it is still that one: the compare makes every repetition harmless. */
-export const deletion = (key: string, createRevision: bigint): TxnRequest => ({
-  compare: [Compare.createRevision(key, "=", createRevision)],
-  success: [Operation.delete(key)]
-})
-
 const nothing: TxnResult = { revision: 0n, succeeded: false, responses: [] }
 
 const withSuccessor = (key: string, createRevision: bigint, { request }: Successor): TxnRequest => ({
@@ -125,13 +113,6 @@ const withoutDelete = ({ responses, revision, succeeded }: TxnResult): TxnResult
   responses: responses.slice(1)
 })
 
-const unanswered = (key: string) =>
-  new EtcdError({
-    operation: "release",
-    key,
-    reason: new Ambiguous({ detail: "no answer in time; the session goes on trying until its lease ends" })
-  })
-
 /** What the keys of one lease have in common. */
 interface Shared {
   readonly etcd: Etcd["Service"]
@@ -144,63 +125,8 @@ interface Shared {
   account: Account | undefined
 }
 
-type Removed = Exit.Exit<void, EtcdError>
-
-/** Goes on when nobody waits for it any more. */
-class Removal extends Link<Removal> {
-  readonly #ended: (removal: Removal, exit: Removed) => void
-  exit: Removed | undefined
-  #cancel: (() => void) | undefined
-  #told: Array<Ended<void, EtcdError>> | undefined
-
-  /** `ended` runs before anybody who waits for it is told. */
-  constructor(ended: (removal: Removal, exit: Removed) => void) {
-    super()
-    this.#ended = ended
-  }
-
-  /** How it is cancelled, unless it has gone on at once. It is where it was given up before this was known. */
-  begin(cancel: () => void): void {
-    if (this.exit !== undefined) cancel()
-    else this.#cancel ??= cancel
-  }
-
-  goOn(cancel: () => void): void {
-    if (this.exit !== undefined) cancel()
-    else this.#cancel = cancel
-  }
-
-  cancel(): void {
-    this.#cancel?.()
-    this.end(Exit.interrupt())
-  }
-
-  /** Told at once where it has ended, unless it is told no more before. */
-  onEnd(tell: Ended<void, EtcdError>): () => void {
-    if (this.exit !== undefined) {
-      tell(this.exit)
-      return () => {}
-    }
-    const told = this.#told ??= []
-    told.push(tell)
-    return () => {
-      const place = told.indexOf(tell)
-      if (place >= 0) told.splice(place, 1)
-    }
-  }
-
-  end(exit: Removed): void {
-    if (this.exit !== undefined) return
-    this.exit = exit
-    this.#ended(this, exit)
-    const told = this.#told ?? []
-    this.#told = this.#cancel = undefined
-    for (const tell of told) tell(exit)
-  }
-}
-
 /** Fields and no closures, as there may be thousands: what is needed once, at the end, is made then. */
-class OwnSlot extends Link<OwnSlot> implements Slot {
+class OwnSlot extends Link<OwnSlot> implements Slot, RemovalOwner {
   readonly key: string
   readonly session: LeaseSession
   readonly #shared: Shared
@@ -303,21 +229,24 @@ class OwnSlot extends Link<OwnSlot> implements Slot {
   }
 
   get release(): Effect.Effect<void, EtcdError> {
+    return this.#released(Effect.fail)
+  }
+
+  #released<E>(onFailure: (error: EtcdError) => Effect.Effect<void, E>): Effect.Effect<void, E> {
     return Effect.contextWith((context: Context.Context<never>) => {
-      const isThere = () => this.lossUnsafe() === undefined && this.#shared.entries.has(this)
-      if (this.#removal === undefined && !isThere()) return Effect.void
+      const isThere = this.lossUnsafe() === undefined && this.#shared.entries.has(this)
+      if (this.#removal === undefined && !isThere) return Effect.void
       this.releasing = true
       this.#shared.account = undefined
-      return this.#removedWith(context)
+      return this.#removedWith(context, onFailure)
     })
   }
 
   get giveBack(): Effect.Effect<void> {
     return Effect.suspend(() => {
       this.isGivenBack = true
-      const released = Effect.catch(
-        this.release,
-        (error) => Effect.annotateLogs(Effect.logWarning("key not released yet", error), { key: this.key })
+      const released = this.#released((error) =>
+        Effect.annotateLogs(Effect.logWarning("key not released yet", error), { key: this.key })
       )
       const { pending } = this
       return Effect.onExitPrimitive(
@@ -331,9 +260,9 @@ class OwnSlot extends Link<OwnSlot> implements Slot {
   }
 
   // What is on its way would put a key that nobody owns.
-  #withdrawn({ cancel, ended }: Pending): Effect.Effect<void> {
+  #withdrawn({ cancel, settled }: Pending): Effect.Effect<void> {
     return Effect.flatMap(
-      Effect.timeoutOption(ended, withdrawPatience),
+      Effect.timeoutOption(settled, withdrawPatience),
       Option.match({
         onSome: () => Effect.void,
         onNone: () => Effect.andThen(Effect.sync(() => this.session.distrust(this.key)), cancel)
@@ -342,59 +271,42 @@ class OwnSlot extends Link<OwnSlot> implements Slot {
   }
 
   /** Waits for the removal, which is started once, and goes on when its callers stop waiting. */
-  #removedWith(context: Context.Context<never>): Effect.Effect<void, EtcdError> {
+  #removedWith<E>(
+    context: Context.Context<never>,
+    onFailure: (error: EtcdError) => Effect.Effect<void, E>
+  ): Effect.Effect<void, E> {
     return Effect.callback((resume) => {
       const removal = this.#removal ?? this.#startRemoval(context)
-      const { deadlines } = this.#shared
-      // What has ended waits for no answer, and must not use up the patience of the next one.
-      const stop = removal.exit === undefined
-        ? deadlines.begin(() => resume(Effect.fail(unanswered(this.key))))
-        : undefined
-      const unheard = removal.onEnd((exit) => {
-        stop?.()
+      const tell = (exit: Removed) => {
         // Interrupted: the session closes, and its lease takes the key along.
-        resume(Exit.isSuccess(exit) || Exit.hasInterrupts(exit) ? Effect.void : Effect.failCause(exit.cause))
-      })
+        const isDone = Exit.isSuccess(exit) || Exit.hasInterrupts(exit)
+        resume(isDone ? Effect.void : Effect.catch(exit, onFailure))
+      }
+      // What has ended waits for no answer, and must not use up the patience of the next one.
+      if (removal.exit !== undefined) return tell(removal.exit)
+      const { deadlines } = this.#shared
+      const waiting = deadlines.begin(this.key, tell)
+      removal.tell(waiting)
       return Effect.sync(() => {
-        stop?.()
-        unheard()
+        deadlines.end(waiting)
+        removal.tellNoMore(waiting)
       })
     })
   }
 
-  /** Repeated until it is answered or the lease is over. */
   #startRemoval(context: Context.Context<never>): Removal {
     const { createRevision } = this
     const { etcd, removals } = this.#shared
-    const removal = this.#removal = new Removal((removal, exit) => this.#removed(removal, exit))
+    const removal = this.#removal = new Removal(etcd, deletion(this.key, createRevision ?? 0n), context, this)
     removals.add(removal)
-    const ended = (exit: Removed) => removal.end(exit)
-    if (createRevision === undefined) {
-      ended(Exit.void)
-      return removal
-    }
-    const request = deletion(this.key, createRevision)
-    const repeated = (first: EtcdError) =>
-      Effect.asVoid(retryAfter(first, etcd.txn(request), { schedule: retrySoon, while: isTransient }))
     const heirs = this.#heirs
-    if (heirs?.areThere() === true) {
-      const remove = Effect.catch(Effect.asVoid(etcd.txn(request)), repeated)
-      const whole = Effect.flatMap(this.#handOver(heirs, createRevision), (done) => done ? Effect.void : remove)
-      removal.begin(startFiber(whole, context, ended))
-      return removal
-    }
-    removal.begin(
-      startOf(etcd)(request, context, (exit) => {
-        if (Exit.isSuccess(exit)) return ended(Exit.void)
-        const error = Option.getOrUndefined(Exit.findErrorOption(exit))
-        if (error === undefined) ended(Exit.failCause(exit.cause))
-        else removal.goOn(startFiber(repeated(error), context, ended))
-      })
-    )
+    if (createRevision === undefined) removal.end(Exit.void)
+    else if (heirs?.areThere() === true) removal.beginWith(this.#handOver(heirs, createRevision))
+    else removal.begin()
     return removal
   }
 
-  #removed(removal: Removal, exit: Removed): void {
+  removed(removal: Removal, exit: Removed): void {
     // Refused: each beat tries again, and nobody puts a key of this name there meanwhile.
     if (Exit.isFailure(exit) && !Exit.hasInterrupts(exit)) this.session.distrust(this.key)
     // That the session ended is no answer.
@@ -415,60 +327,6 @@ class OwnSlot extends Link<OwnSlot> implements Slot {
       Effect.onExit((exit) => Effect.sync(() => successor?.ended(exit))),
       Effect.match({ onFailure: () => false, onSuccess: ({ succeeded }) => succeeded })
     )
-  }
-}
-
-class Waiting extends Link<Waiting> {
-  readonly until: bigint
-  readonly due: () => void
-
-  constructor(until: bigint, due: () => void) {
-    super()
-    this.until = until
-    this.due = due
-  }
-}
-
-/**
- * Tells those who are still waiting for an answer when the patience is over. One timer for all of them: hardly any is still there when
- * its time has come.
- */
-class Deadlines {
-  readonly #patience: Patience
-  readonly #clock: Clock.Clock
-  readonly #run: (effect: Effect.Effect<void>) => unknown
-  // In the order of their deadlines, since patience begins no earlier for those who come later.
-  readonly #waiting = new Linked<Waiting>()
-  #watching = false
-
-  constructor(patience: Patience, clock: Clock.Clock, run: (effect: Effect.Effect<void>) => unknown) {
-    this.#patience = patience
-    this.#clock = clock
-    this.#run = run
-  }
-
-  begin(due: () => void): () => void {
-    const waiting = new Waiting(this.#patience.beginUnsafe(this.#clock.monotonicTimeNanosUnsafe()), due)
-    this.#waiting.add(waiting)
-    if (!this.#watching) {
-      this.#watching = true
-      this.#run(this.#watch)
-    }
-    return () => {
-      this.#waiting.delete(waiting)
-    }
-  }
-
-  get #watch(): Effect.Effect<void> {
-    return Effect.gen({ self: this }, function*() {
-      for (let waiting = this.#waiting.first; waiting !== undefined; waiting = this.#waiting.first) {
-        yield* sleepUntil(this.#clock, waiting.until)
-        if (!this.#waiting.delete(waiting)) continue
-        this.#patience.ranOutUnsafe(this.#clock.monotonicTimeNanosUnsafe())
-        waiting.due()
-      }
-      this.#watching = false
-    })
   }
 }
 
