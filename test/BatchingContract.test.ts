@@ -31,6 +31,7 @@ import { makeEtcd } from "../src/internal/client/Client.ts"
 import { footprintOf, makeCompany } from "../src/internal/client/footprint.ts"
 import { merged, partOf } from "../src/internal/client/merge.ts"
 import { isReadOnly } from "../src/internal/client/retry.ts"
+import { startOf } from "../src/internal/client/start.ts"
 import { encodeKey } from "../src/internal/keys.ts"
 import { makeLink } from "../src/internal/memory/link.ts"
 import { Store } from "../src/internal/memory/Store.ts"
@@ -237,7 +238,7 @@ const memory = Effect.gen(function*() {
   return yield* makeWorld(makeMemoryTransport(store, link))
 })
 
-type Asked = { readonly txn: TxnRequest } | { readonly range: RangeRequest }
+type Asked = { readonly txn: TxnRequest; readonly isLikely?: boolean } | { readonly range: RangeRequest }
 
 interface Answered {
   readonly request: Asked
@@ -245,7 +246,14 @@ interface Answered {
 }
 
 const ask = (etcd: World["etcd"], prefix: string, request: Asked): Effect.Effect<TxnResult | RangeResult, EtcdError> =>
-  "range" in request ? etcd.range(below(prefix, request.range)) : etcd.txn(within(prefix, request.txn))
+  "range" in request
+    ? etcd.range(below(prefix, request.range))
+    : request.isLikely === true
+    ? Effect.callback((resume) => {
+      const started = startOf(etcd)(within(prefix, request.txn), Context.empty(), { ended: resume })
+      return Effect.sync(() => started.cancel())
+    })
+    : etcd.txn(within(prefix, request.txn))
 
 /** Requests that gather behind one that is held, and what they get. */
 const together = Effect.fnUntraced(function*(
@@ -289,7 +297,11 @@ for (const [name, world] of worlds) {
           let shared = 0
           let asked = 0
           const rounds = fc.array(
-            fc.oneof(transaction.map((txn) => ({ txn })), read.map((range) => ({ range }))),
+            fc.oneof(
+              transaction.map((txn) => ({ txn })),
+              likely.map((txn) => ({ txn, isLikely: true })),
+              read.map((range) => ({ range }))
+            ),
             { minLength: 20, maxLength: 60 }
           )
           const property = fc.asyncProperty(rounds, (requests) => {
