@@ -62,7 +62,7 @@ describe("simulation", () => {
     const fenced = jepsenRuns(1, 8, true)
     assert.strictEqual(fenced.lost, 0)
     assert.isAbove(fenced.acknowledged, 800)
-  })
+  }, 120_000)
 
   for (const { breaks, client, name, scenario, seed } of variants) {
     it(`a client that is wrong is found: ${name}`, () => {
