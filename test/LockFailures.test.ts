@@ -103,7 +103,7 @@ describe("Lock, when something fails beside it", () => {
       }
       const context = yield* Layer.build(Lock.layer().pipe(Layer.provide(Layer.succeed(Etcd, deny))))
       const lock = yield* Effect.provideContext(Lock, context)
-      // Where others are, a claim does not look for its own entry at once.
+      // Where others are, a claim is refused, and then looks.
       const deeper = "/locks/job/deeper/1"
       yield* world.operator.txn({ success: [Operation.put(deeper, "")] })
       yield* Effect.scoped(lock.acquire("before"))

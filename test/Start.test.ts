@@ -8,7 +8,7 @@ import * as Fiber from "effect/Fiber"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
-import { Compare, type Etcd, Operation, type TxnRequest, type TxnResult } from "../src/Etcd.ts"
+import { Compare, type Etcd, type KeyRange, Operation, type TxnRequest, type TxnResult } from "../src/Etcd.ts"
 import {
   EtcdError,
   type EtcdErrorReason,
@@ -193,6 +193,73 @@ describe("a transaction that is started", () => {
         compare: claim("a").compare,
         success: [...put("a").success ?? [], Operation.txn(claim("b"))]
       })
+    }))
+
+  it.effect("is not merged with one that writes what it compares, nor with one that compares what it writes", () =>
+    Effect.gen(function*() {
+      const comparing = (range: KeyRange): TxnRequest => ({ ...put("y"), compare: [Compare.version(range, "=", 0n)] })
+      for (const one of [comparing({ key: "x/1" }), comparing({ prefix: "x/" })]) {
+        for (const [earlier, later] of [[one, put("x/1")], [put("x/1"), one]] as const) {
+          const { start, txns } = yield* make()
+          start(put("first"))
+          start(earlier)
+          start(later)
+          txns[0]?.answer(Exit.succeed(done))
+          assert.deepStrictEqual(txns.slice(1).map(({ request }) => request), [earlier, later])
+        }
+      }
+    }))
+
+  it.effect("in a group that was merged in vain is not sent again once it is cancelled: its caller may have written anew", () =>
+    Effect.gen(function*() {
+      const refused = Exit.succeed({ revision: 8n, succeeded: false, responses: [] })
+      const { close, etcd, start, txns } = yield* make()
+      const gather = () => {
+        start(put("first"))
+        const all = [start(claim("a")), start(claim("b")), start(put("x"))]
+        txns.at(-1)?.answer(Exit.succeed(done))
+        assert.strictEqual(txns.at(-1)?.request.success?.length, 3)
+        return all
+      }
+      // The last two are left.
+      const [, , written] = gather()
+      written?.cancel()
+      yield* TestClock.adjust("20 millis")
+      const anew = yield* Effect.forkChild(etcd.txn(put("x")), { startImmediately: true })
+      txns.at(-1)?.answer(Exit.succeed(done))
+      assert.deepStrictEqual(yield* Fiber.join(anew), done)
+      txns.at(-2)?.answer(refused)
+      assert.deepStrictEqual(txns.at(-1)?.request.success, [claim("a"), claim("b")].map(Operation.txn))
+      txns.at(-1)?.answer(Exit.succeed(nested(true, true)))
+
+      // One is left, and goes alone.
+      for (let group = 0; group < 8; group++) {
+        gather()
+        txns.at(-1)?.answer(
+          Exit.succeed({ ...nested(true, true), responses: [...nested(true, true).responses, ...done.responses] })
+        )
+      }
+      const [one, other, third] = gather()
+      other?.cancel()
+      third?.cancel()
+      txns.at(-1)?.answer(refused)
+      assert.deepStrictEqual(txns.at(-1)?.request, claim("a"))
+      txns.at(-1)?.answer(Exit.succeed(done))
+      assert.deepStrictEqual(one?.told, [Exit.succeed(done)])
+
+      // Closed, while it is sent again. Who went alone was no group.
+      for (let group = 0; group < 9; group++) {
+        gather()
+        txns.at(-1)?.answer(
+          Exit.succeed({ ...nested(true, true), responses: [...nested(true, true).responses, ...done.responses] })
+        )
+      }
+      const last = gather()
+      txns.at(-1)?.answer(refused)
+      const count = txns.length
+      yield* close
+      assert.deepStrictEqual(last.map(({ told }) => reasons(told)), [["Closed"], ["Closed"], ["Closed"]])
+      assert.strictEqual(txns.length, count)
     }))
 
   it.effect("in a group that was merged in vain is not repeated once its answer is lost", () =>

@@ -16,8 +16,8 @@ import type { Started } from "./start.ts"
 /** How one kind of request travels. */
 export interface Kind<Request, Answer> {
   readonly alone: (request: Request) => Effect.Effect<Answer, EtcdError>
-  /** The answers, in the order of the requests. */
-  readonly together: (requests: ReadonlyArray<Request>) => Effect.Effect<ReadonlyArray<Answer>, EtcdError>
+  /** The answers, in the order of the requests; none: nothing was done of any, and they are to be sent again. */
+  readonly together: (requests: ReadonlyArray<Request>) => Effect.Effect<ReadonlyArray<Answer> | undefined, EtcdError>
   /** Begins a group: asked for one request after the other whether it joins. The first one does, always. */
   readonly gather: () => (request: Request) => boolean
   /** It is certain that nothing was applied, and the reason may lie in one request of many. */
@@ -218,7 +218,10 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
             // Those who come now do not wait for all of them.
             for (const pending of group) if (isWaiting(pending)) sendAlone(pending, () => {})
           } else if (Exit.isSuccess(exit)) {
-            for (let i = 0; i < group.length; i++) group[i]?.answer(Exit.succeed(exit.value[i] as Answer))
+            const answers = exit.value
+            // Whoever has left may have written something else since, and been answered.
+            if (answers === undefined) return sendGroup(group.filter(isWaiting), done)
+            for (let i = 0; i < group.length; i++) group[i]?.answer(Exit.succeed(answers[i] as Answer))
           } else {
             const failure = Exit.failCause(exit.cause)
             for (const pending of group) answer(pending, failure)
@@ -226,6 +229,13 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
           done()
         })
     )
+
+  const sendGroup = (group: Group, done: () => void): void => {
+    const [first] = group
+    if (first === undefined) done()
+    else if (group.length === 1) sendAlone(first, done)
+    else sendTogether(group, done)
+  }
 
   const isOfOne = ({ cause: { reasons: [reason] } }: Exit.Failure<unknown, EtcdError>): boolean =>
     reason?._tag === "Fail" && kind.isOfOne(reason.error)
@@ -240,12 +250,10 @@ export const makeBatched = Effect.fnUntraced(function*<Request, Answer>(
     for (const gathered of waiting.length === 1 ? [waiting] : inGroups(waiting)) {
       // Whoever was answered at once, as in memory, can have ended some of the others.
       const group = gathered.filter(isWaiting)
-      const [first] = group
-      if (first === undefined) continue
+      if (group.length === 0) continue
       const call = new Call()
       calls.add(call)
-      if (group.length === 1) sendAlone(first, () => ended(call))
-      else sendTogether(group, () => ended(call))
+      sendGroup(group, () => ended(call))
     }
     flushing = false
     // Answered at once, as in memory: who asks again and again must not keep the process from all else.

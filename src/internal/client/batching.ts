@@ -130,31 +130,25 @@ const readsOf = (transport: Reading, limits: Limits): Kind<RangeRequest, RangeRe
   }
 })
 
-/** Where a compare has failed that was expected to hold, so many groups trust none: each failure is a call in vain. */
-const wary = 8
+/** Where a compare has failed that was expected to hold, so many groups trust none: those of that call, and eight more. */
+const wary = 9
 
 const writesOf = (transport: Transport, limits: Limits): Kind<Part, TxnResult> => {
   let distrusting = 0
-  const together = (
-    parts: ReadonlyArray<Part>,
-    trusted: boolean
-  ): Effect.Effect<ReadonlyArray<TxnResult>, EtcdError> => {
-    const { answers, request } = merged(parts, trusted)
-    return Effect.flatMap(transport.txn(request), (result) => {
-      if (trusted && !result.succeeded) {
-        distrusting = wary
-        return together(parts, false)
-      }
-      const each = answers(result)
-      return each === undefined ? Effect.fail(unexpected) : Effect.succeed(each)
-    })
-  }
   return {
     alone: ({ request }) => transport.txn(request),
     together: (parts) => {
       const trusted = distrusting === 0
       if (!trusted) distrusting--
-      return together(parts, trusted)
+      const { answers, request } = merged(parts, trusted)
+      return Effect.flatMap(transport.txn(request), (result) => {
+        if (trusted && !result.succeeded) {
+          distrusting = wary
+          return Effect.undefined
+        }
+        const each = answers(result)
+        return each === undefined ? Effect.fail(unexpected) : Effect.succeed(each)
+      })
     },
     gather: () => {
       const { join } = makeCompany()

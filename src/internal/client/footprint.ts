@@ -1,5 +1,5 @@
 /**
- * What a transaction may read and write, and whether it may travel with others. As nested transactions of one, all compares see
+ * What a transaction may read and write, and whether it may travel with others. In one transaction, merged or nested, all compares see
  * the store before it, and all ranges see what was written before them in it: so nobody may read or write what another
  * one writes.
  */
