@@ -31,7 +31,6 @@ import { makeEtcd } from "../src/internal/client/Client.ts"
 import { footprintOf, makeCompany } from "../src/internal/client/footprint.ts"
 import { merged, partOf } from "../src/internal/client/merge.ts"
 import { isReadOnly } from "../src/internal/client/retry.ts"
-import { startOf } from "../src/internal/client/start.ts"
 import { encodeKey } from "../src/internal/keys.ts"
 import { makeLink } from "../src/internal/memory/link.ts"
 import { Store } from "../src/internal/memory/Store.ts"
@@ -42,6 +41,7 @@ import { makeEtcdServer } from "./utils/EtcdServer.ts"
 import { withHeld } from "./utils/gate.ts"
 import { attempts, connect } from "./utils/live.ts"
 import { makeProxy } from "./utils/Proxy.ts"
+import { started } from "./utils/started.ts"
 import { makeAuthority, makeTlsServer } from "./utils/tls.ts"
 import { failure } from "./utils/virtual.ts"
 
@@ -249,10 +249,7 @@ const ask = (etcd: World["etcd"], prefix: string, request: Asked): Effect.Effect
   "range" in request
     ? etcd.range(below(prefix, request.range))
     : request.isLikely === true
-    ? Effect.callback((resume) => {
-      const started = startOf(etcd)(within(prefix, request.txn), Context.empty(), { ended: resume })
-      return Effect.sync(() => started.cancel())
-    })
+    ? started(etcd, within(prefix, request.txn))
     : etcd.txn(within(prefix, request.txn))
 
 /** Requests that gather behind one that is held, and what they get. */

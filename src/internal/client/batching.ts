@@ -8,14 +8,7 @@
  */
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import {
-  Operation,
-  type OperationResult,
-  type RangeRequest,
-  type RangeResult,
-  type TxnRequest,
-  type TxnResult
-} from "../../Etcd.ts"
+import { Operation, type RangeRequest, type RangeResult, type TxnRequest, type TxnResult } from "../../Etcd.ts"
 import { EtcdError, Unexpected } from "../../EtcdError.ts"
 import type { Observer } from "../observe.ts"
 import type { Transport } from "../Transport.ts"
@@ -91,32 +84,21 @@ const unexpected = new EtcdError({
   reason: new Unexpected({ detail: "a response of another kind than its request" })
 })
 
-/** One answer for each request, or none at all. */
-const answers = <A>(
-  { responses }: TxnResult,
-  count: number,
-  read: (response: OperationResult) => A | undefined
-): Effect.Effect<ReadonlyArray<A>, EtcdError> => {
-  const all = responses.map(read).filter((answer) => answer !== undefined)
-  return all.length === count ? Effect.succeed(all) : Effect.fail(unexpected)
-}
-
 const readsOf = (transport: Reading, limits: Limits): Kind<RangeRequest, RangeResult> => ({
   alone: transport.range,
   together: (requests) =>
     Effect.flatMap(
       transport.txn({ success: requests.map((request) => Operation.range(request)) }),
-      (result) =>
-        answers(
-          result,
-          requests.length,
+      ({ responses, revision }) => {
+        const answers = responses.filter((response) => response._tag === "Range").map(({ count, kvs, more }) => ({
           // In there, etcd leaves out the header or says 0.
-          (response) => {
-            if (response._tag !== "Range") return undefined
-            const { count, kvs, more } = response
-            return { revision: result.revision, kvs, count, more }
-          }
-        )
+          revision,
+          kvs,
+          count,
+          more
+        }))
+        return answers.length === requests.length ? Effect.succeed(answers) : Effect.fail(unexpected)
+      }
     ),
   gather: () => {
     let count = 0

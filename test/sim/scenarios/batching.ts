@@ -5,6 +5,7 @@ import type * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import { Compare, type Etcd, Operation, type TxnRequest, type TxnResult } from "../../../src/Etcd.ts"
 import type { EtcdError } from "../../../src/EtcdError.ts"
+import { started } from "../../utils/started.ts"
 import { makeHistory, outcomeOf } from "../configHistory.ts"
 import { type Call, checkLinearizable, type Outcome, showVerdict } from "../linearizable.ts"
 import { type Plan, planFaults, planManners, planRates } from "../plan.ts"
@@ -15,14 +16,15 @@ import { drive, hasFault, isCalm, outages, tagOf } from "./drive.ts"
 
 export interface Member {
   /**
-   * `pair`: puts both keys. `fenced`: compares and sets `key` if `other` exists. `leased`: puts with the lease of its action;
-   * `unleased`: with one that nobody has; `forbidden`: one of the keys is for nobody.
+   * `pair`: puts both keys. `fenced`: compares and sets `key` if `other` exists. `expected`: as locks ask, compares and sets, or does nothing.
+   * `leased`: puts with the lease of its action; `unleased`: with one that nobody has; `forbidden`: one of the keys is for nobody.
    */
   readonly how:
     | "get"
     | "put"
     | "pair"
     | "compareAndSet"
+    | "expected"
     | "fenced"
     | "delete"
     | "leased"
@@ -61,7 +63,7 @@ const plan: Scenario<BatchAction>["plan"] = (random): Plan<BatchAction> => {
       "put",
       "pair",
       "compareAndSet",
-      "compareAndSet",
+      "expected",
       "fenced",
       "fenced",
       "delete",
@@ -221,6 +223,16 @@ const questionOf = ({ how, key, other }: Member, value: number, expected: bigint
         compareAndSet(key, value, expected),
         (result) => [setOrNot(result, key, result.revision)]
       )
+    case "expected": {
+      const { compare, success } = compareAndSet(key, value, expected)
+      return {
+        calls: [[key, { _tag: "compareAndSet", expected, value }]],
+        ask: (etcd) =>
+          Effect.map(started(etcd, { compare, success }), (result) => [
+            result.succeeded ? setOrNot(result, key, result.revision) : { _tag: "Refused" }
+          ])
+      }
+    }
     case "fenced":
       return txn(
         [[other, { _tag: "get" }], [key, { _tag: "compareAndSet", expected, value }]],
